@@ -1,0 +1,3 @@
+//! The guest protocol.
+#![no_std]
+#![forbid(unsafe_code)]

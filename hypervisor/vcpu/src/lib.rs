@@ -1,0 +1,3 @@
+//! The vendor-neutral vCPU contract.
+#![no_std]
+#![forbid(unsafe_code)]
