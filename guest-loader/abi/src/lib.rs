@@ -1,3 +1,24 @@
-//! The guest protocol.
+//! The protocol between a guest and the hypervisor: ports, commands, verdicts.
+//!
+//! A guest needs nothing of this to run. One that wants to report a result writes
+//! it to a port; each port also means something sensible to QEMU without us, so
+//! that the same binary runs bare.
 #![no_std]
 #![forbid(unsafe_code)]
+
+pub mod bench;
+pub mod port;
+pub mod verdict;
+
+pub use verdict::Verdict;
+
+/// EAX of a hypercall (VMCALL or VMMCALL) that does nothing but return.
+pub const HYPERCALL_NOP: u32 = 0;
+/// EAX of the hypercall that zaps all shadow pages. Returns 0 in EAX.
+pub const HYPERCALL_ZAP_ALL: u32 = 1;
+/// EAX returned for a hypercall number the hypervisor does not know.
+pub const HYPERCALL_UNKNOWN: u32 = u32::MAX;
+/// CPUID leaf with the hypervisor's signature in EBX, ECX, EDX.
+pub const CPUID_SIGNATURE_LEAF: u32 = 0x4000_0000;
+/// The signature in CPUID leaf [`CPUID_SIGNATURE_LEAF`].
+pub const CPUID_SIGNATURE: [u8; 12] = *b"AnchoriteHV\0";

@@ -136,11 +136,7 @@ impl<S: Space> Addr<S> {
 impl<S: Space> PageAddr<S> {
     /// The page at `addr`, or `None` where the low 12 bits are not zero.
     pub const fn new(addr: Addr<S>) -> Option<Self> {
-        if addr.page_offset() == 0 {
-            Some(addr.page())
-        } else {
-            None
-        }
+        if addr.page_offset() == 0 { Some(addr.page()) } else { None }
     }
 
     /// The address of the page's first byte.

@@ -5,10 +5,7 @@ use std::format;
 #[test]
 fn debug_output_names_the_space() {
     assert_eq!(format!("{:?}", Gpa::new(0x1234)), "gpa:0x1234");
-    assert_eq!(
-        format!("{:?}", Gva::new(0xffff_8000_0000_0000)),
-        "gva:0xffff800000000000"
-    );
+    assert_eq!(format!("{:?}", Gva::new(0xffff_8000_0000_0000)), "gva:0xffff800000000000");
     assert_eq!(format!("{:?}", Hpa::new(0x5fff).frame()), "hfn:0x5");
     assert_eq!(format!("{:?}", Gpa::new(0x5fff).page()), "gpa:0x5000");
 }
@@ -46,9 +43,7 @@ fn alignment_follows_the_page_size() {
 fn table_indices_split_the_address_as_the_manual_does() {
     let addr = Gva::new((1 << 48) | (2 << 39) | (3 << 30) | (4 << 21) | (5 << 12) | 6);
     assert_eq!(
-        (1..=5)
-            .map(|level| addr.table_index(level))
-            .collect::<std::vec::Vec<_>>(),
+        (1..=5).map(|level| addr.table_index(level)).collect::<std::vec::Vec<_>>(),
         [5, 4, 3, 2, 1]
     );
 }

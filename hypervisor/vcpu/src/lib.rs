@@ -1,3 +1,148 @@
 //! The vendor-neutral vCPU contract.
+//!
+//! Two backends, `vmx` and `svm`, implement [`Vcpu`]; the machine in `vmm` is
+//! generic over it and never asks which vendor it runs on. A backend decodes what
+//! the hardware reports into a [`VmExit`] and obeys; every decision is the machine's.
+//!
+//! | file | answers |
+//! |---|---|
+//! | [`regs`] | which registers a guest has, and their names |
+//! | [`segment`] | segments and descriptor tables in one layout for both vendors |
+//! | [`control`] | bits of CR0, CR4, EFER, RFLAGS |
+//! | [`exit`] | what happened: [`VmExit`], its [`ExitReason`] for counters |
+//! | [`event`] | what can be injected, and what an exit interrupted |
+//! | [`root`] | the root of address translation, and what a flush covers |
+//! | [`nested`] | the entry format of a nested table (NPT, EPT) |
+//! | [`capability`] | what this CPU offers, or why it cannot be used |
+//! | [`entry_failure`] | why the hardware refused to enter the guest |
 #![no_std]
 #![forbid(unsafe_code)]
+
+pub mod capability;
+pub mod control;
+pub mod entry_failure;
+pub mod event;
+pub mod exit;
+pub mod nested;
+pub mod regs;
+pub mod root;
+pub mod segment;
+
+pub use capability::{Capabilities, Unavailable};
+pub use control::{Cr0, Cr4, Efer, Rflags};
+pub use entry_failure::EntryFailure;
+pub use event::{Event, EventKind, Vector};
+pub use exit::{ExitReason, VmExit};
+pub use nested::{NestedFormat, NestedFrame, NestedRights};
+pub use regs::{ControlRegister, Gpr, GuestMsr, Registers};
+pub use root::{FlushScope, Root};
+pub use segment::{DescriptorTable, Segment, SegmentAttributes, SegmentRegister};
+
+use core::fmt;
+
+/// One virtual CPU of some vendor, bound to the physical CPU it was created on.
+///
+/// Registers in [`Registers`] are copies that [`run`](Vcpu::run) loads and stores;
+/// everything else is read from and written to the vendor's control structure on
+/// demand. Values are always the guest's view: a backend hides the bits that the
+/// hardware forces (VMX CR0.NE, CR4.VMXE; SVM EFER.SVME) on both ways.
+pub trait Vcpu {
+    /// Enters the guest and returns at its next exit.
+    ///
+    /// Called and left with host interrupts enabled; a physical interrupt that
+    /// ended the guest's turn has been taken by the host when this returns.
+    /// Queued events ([`inject`](Vcpu::inject)) and requested flushes are consumed.
+    fn run(&mut self) -> VmExit;
+
+    /// The general registers, RIP and RFLAGS as of the last exit.
+    fn regs(&self) -> &Registers;
+    /// The same, for writing; takes effect at the next entry.
+    fn regs_mut(&mut self) -> &mut Registers;
+
+    /// A control register as the guest would read it.
+    fn control(&self, register: ControlRegister) -> u64;
+    /// Sets a control register as if by the guest, without any checking of the value.
+    ///
+    /// CR0 and EFER may be written in any order on the way into long mode; the
+    /// backend derives LMA and entry controls from them.
+    fn set_control(&mut self, register: ControlRegister, value: u64);
+
+    /// A segment register with its hidden part.
+    fn segment(&self, register: SegmentRegister) -> Segment;
+    /// Sets a segment register with its hidden part.
+    fn set_segment(&mut self, register: SegmentRegister, segment: Segment);
+
+    /// GDTR.
+    fn gdtr(&self) -> DescriptorTable;
+    /// Sets GDTR.
+    fn set_gdtr(&mut self, table: DescriptorTable);
+    /// IDTR.
+    fn idtr(&self) -> DescriptorTable;
+    /// Sets IDTR.
+    fn set_idtr(&mut self, table: DescriptorTable);
+
+    /// An MSR whose guest value lives in the CPU or the control structure.
+    fn msr(&self, msr: GuestMsr) -> u64;
+    /// Sets such an MSR; the value has been checked (canonical where it must be).
+    fn set_msr(&mut self, msr: GuestMsr, value: u64);
+
+    /// A debug register: 0–3, 6 or 7.
+    fn debug_register(&self, number: u8) -> u64;
+    /// Sets a debug register: 0–3, 6 or 7.
+    fn set_debug_register(&mut self, number: u8, value: u64);
+
+    /// The guest's current privilege level, 0–3.
+    fn cpl(&self) -> u8;
+
+    /// Bytes of the instruction that caused the exit, where the hardware tells
+    /// (VMX for instruction exits, SVM with NRIPS); `None` asks the machine to decode.
+    fn instruction_length(&self) -> Option<u8>;
+
+    /// Whether STI, MOV SS or POP SS blocks interrupts for one instruction.
+    fn interrupt_shadow(&self) -> bool;
+    /// Ends (or starts) that blocking; skipping an instruction ends it.
+    fn set_interrupt_shadow(&mut self, blocked: bool);
+    /// Whether NMIs are blocked until the guest's next IRET.
+    fn nmi_blocked(&self) -> bool;
+
+    /// Queues an event for the next entry. At most one is queued at a time:
+    /// a later call replaces an earlier one.
+    fn inject(&mut self, event: Event);
+    /// The event queued for the next entry.
+    fn queued_event(&self) -> Option<Event>;
+    /// The event whose delivery the last exit interrupted; to be injected again
+    /// unless the exit's own handling replaces it.
+    ///
+    /// Source: SDM vol. 3, 28.2.4 "Information for VM Exits During Event Delivery";
+    /// APM vol. 2, 15.7.2 "Intercepts During IDT Interrupt Delivery".
+    fn interrupted_event(&self) -> Option<Event>;
+    /// Asks for a [`VmExit::InterruptWindow`] as soon as the guest can take an interrupt.
+    fn request_interrupt_window(&mut self, wanted: bool);
+    /// Asks for a [`VmExit::NmiWindow`] as soon as the guest can take an NMI.
+    fn request_nmi_window(&mut self, wanted: bool);
+
+    /// Loads a translation root for the next entry; switches between nested and
+    /// shadow paging when the kind differs from the one loaded.
+    fn set_root(&mut self, root: Root);
+    /// Discards cached translations of this vCPU before its next instruction.
+    fn flush(&mut self, scope: FlushScope);
+
+    /// Whether IN and OUT on `port` exit; all do at first.
+    fn intercept_port(&mut self, port: u16, exit: bool);
+    /// Whether RDMSR (`read`) and WRMSR (`write`) of `index` exit; all do at first.
+    ///
+    /// Only an MSR that the hardware itself switches or that is read-only may be
+    /// let through.
+    fn intercept_msr(&mut self, index: u32, read: bool, write: bool);
+    /// Which exception vectors exit: bit n for vector n. #PF is added by a shadow root.
+    fn intercept_exceptions(&mut self, vectors: u32);
+
+    /// The value added to the TSC while the guest reads it.
+    fn set_tsc_offset(&mut self, offset: u64);
+
+    /// What the CPU under this vCPU offers.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// Writes the whole control structure as `field = value` lines, for a dump.
+    fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result;
+}
