@@ -62,6 +62,11 @@ pub enum Unavailable {
         /// Bits asked for that the CPU refuses.
         refused: u32,
     },
+    /// No memory is left for a control structure.
+    NoMemory {
+        /// Pages asked for.
+        pages: usize,
+    },
     /// Turning the extension on failed although it was announced.
     EnableFailed {
         /// The instruction or register.
@@ -88,6 +93,10 @@ impl fmt::Display for Unavailable {
             Self::Controls { field, refused } => {
                 write!(f, "this CPU refuses the bits {refused:#x} of {field}")
             }
+            Self::NoMemory { pages } => write!(
+                f,
+                "no memory for {pages} pages of control structures; give the machine more RAM"
+            ),
             Self::EnableFailed { what, value } => write!(f, "{what} failed ({value:#x})"),
         }
     }

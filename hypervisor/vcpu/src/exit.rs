@@ -1,6 +1,5 @@
 //! What ended the guest's turn.
 
-use crate::entry_failure::EntryFailure;
 use crate::event::Vector;
 use crate::regs::Gpr;
 use anchorite_addr::{Gpa, Gva};
@@ -67,8 +66,11 @@ pub enum VmExit {
     /// An instruction of the virtualization extensions (VMRUN, VMXON, …), which
     /// the guest is not shown.
     VirtualizationInstruction,
-    /// The hardware refused to enter the guest.
-    EntryFailure(EntryFailure),
+    /// The hardware refused to enter the guest; `Vcpu::explain_entry_failure` says why.
+    EntryFailure {
+        /// The raw code: VM-instruction error or exit reason on VMX, exit code on SVM.
+        code: u64,
+    },
     /// An exit this backend does not know.
     Unknown {
         /// The raw exit code or reason.
@@ -111,7 +113,7 @@ impl VmExit {
             Self::MonitorMwait => ExitReason::MonitorMwait,
             Self::TaskSwitch { .. } => ExitReason::TaskSwitch,
             Self::VirtualizationInstruction => ExitReason::VirtualizationInstruction,
-            Self::EntryFailure(_) => ExitReason::EntryFailure,
+            Self::EntryFailure { .. } => ExitReason::EntryFailure,
             Self::Unknown { .. } => ExitReason::Unknown,
         }
     }

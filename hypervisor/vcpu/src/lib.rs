@@ -13,6 +13,7 @@
 //! | [`event`] | what can be injected, and what an exit interrupted |
 //! | [`root`] | the root of address translation, and what a flush covers |
 //! | [`nested`] | the entry format of a nested table (NPT, EPT) |
+//! | [`pages`] | memory for control structures |
 //! | [`capability`] | what this CPU offers, or why it cannot be used |
 //! | [`entry_failure`] | why the hardware refused to enter the guest |
 #![no_std]
@@ -24,6 +25,7 @@ pub mod entry_failure;
 pub mod event;
 pub mod exit;
 pub mod nested;
+pub mod pages;
 pub mod regs;
 pub mod root;
 pub mod segment;
@@ -34,6 +36,7 @@ pub use entry_failure::EntryFailure;
 pub use event::{Event, EventKind, Vector};
 pub use exit::{ExitReason, VmExit};
 pub use nested::{NestedFormat, NestedFrame, NestedRights};
+pub use pages::{HostPages, Page, PageSource};
 pub use regs::{ControlRegister, Gpr, GuestMsr, Registers};
 pub use root::{FlushScope, Root};
 pub use segment::{DescriptorTable, Segment, SegmentAttributes, SegmentRegister};
@@ -98,6 +101,10 @@ pub trait Vcpu {
     /// (VMX for instruction exits, SVM with NRIPS); `None` asks the machine to decode.
     fn instruction_length(&self) -> Option<u8>;
 
+    /// The first bytes of that instruction, at most 15, where the hardware delivers
+    /// them (SVM with decode assists); empty elsewhere.
+    fn instruction_bytes(&self) -> &[u8];
+
     /// Whether STI, MOV SS or POP SS blocks interrupts for one instruction.
     fn interrupt_shadow(&self) -> bool;
     /// Ends (or starts) that blocking; skipping an instruction ends it.
@@ -142,6 +149,10 @@ pub trait Vcpu {
 
     /// What the CPU under this vCPU offers.
     fn capabilities(&self) -> &Capabilities;
+
+    /// Reviews the guest state against the manual's checks after
+    /// [`VmExit::EntryFailure`] with this `code`.
+    fn explain_entry_failure(&self, code: u64) -> EntryFailure;
 
     /// Writes the whole control structure as `field = value` lines, for a dump.
     fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result;
