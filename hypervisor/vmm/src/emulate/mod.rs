@@ -1,0 +1,1 @@
+//! Instruction decoding and the emulation of memory accesses.
