@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod mmio;
 pub mod port;
 pub mod verdict;
 
