@@ -1,0 +1,113 @@
+//! What the engine asks of the machine around it: three kinds of memory.
+//!
+//! The engine names host-physical addresses only; how they are reached (a direct
+//! map, a simulated array) is the implementor's affair.
+
+use anchorite_addr::Hpa;
+
+/// Bytes a shadow page occupies in the arena: a 4 KiB table that hardware walks and,
+/// right after it, a 4 KiB frame of links that only the engine reads.
+pub const PAGE_BYTES: u64 = 8192;
+/// Shadow pages in a slab.
+pub const SLAB_PAGES: u32 = 64;
+/// Bytes in a slab, contiguous in host-physical memory.
+pub const SLAB_BYTES: u64 = PAGE_BYTES * SLAB_PAGES as u64;
+
+/// The engine's own frames: shadow tables, their links, PAE root tables.
+///
+/// Addresses are 8-aligned and lie in a slab or low frame that the [`FrameSource`]
+/// handed out. A shadow table is walked by other CPUs while it is written, so a
+/// write must be one 64-bit store, visible to them no later than the store that
+/// follows it (x86 store order; `Release` on an `AtomicU64`).
+pub trait TableMemory {
+    /// The entry at `at`, in the hardware's 64-bit format.
+    fn read_entry(&self, at: Hpa) -> u64;
+
+    /// Stores `value` at `at` in one piece.
+    fn write_entry(&mut self, at: Hpa, value: u64);
+
+    /// Zeroes the 64 bytes at `at`, which is 64-aligned.
+    #[inline]
+    fn clear_line(&mut self, at: Hpa) {
+        for word in 0..8 {
+            self.write_entry(at.wrapping_add(word * 8), 0);
+        }
+    }
+}
+
+/// Guest memory, where the guest's own page tables lie.
+///
+/// Addresses are naturally aligned and lie inside the host range of a slot. Reads
+/// are single loads: another vCPU may write at the same time.
+pub trait GuestMemory {
+    /// The 4-byte guest entry at `at`.
+    fn read_u32(&self, at: Hpa) -> u32;
+
+    /// The 8-byte guest entry at `at`.
+    fn read_u64(&self, at: Hpa) -> u64;
+
+    /// Stores `new` at `at` if it holds `old`, atomically. Returns whether it did.
+    fn compare_exchange_u32(&mut self, at: Hpa, old: u32, new: u32) -> bool;
+
+    /// Stores `new` at `at` if it holds `old`, atomically. Returns whether it did.
+    fn compare_exchange_u64(&mut self, at: Hpa, old: u64, new: u64) -> bool;
+}
+
+/// The range of host-physical memory that all slabs come from.
+///
+/// A shadow page's number is its offset from `base`, so that finding the page of a
+/// table address takes a subtraction and a shift. The engine keeps 56 bytes for each
+/// of `pages` from the start, used or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arena {
+    /// First byte; a multiple of 4096.
+    pub base: Hpa,
+    /// Room for this many shadow pages of [`PAGE_BYTES`] each.
+    pub pages: u32,
+}
+
+/// A slab of [`SLAB_BYTES`] that belongs to whoever holds this value.
+///
+/// Linear: it can be given back once and is never copied.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Slab {
+    base: Hpa,
+}
+
+impl Slab {
+    /// The slab at `base`: inside the arena, and a multiple of [`PAGE_BYTES`] above
+    /// the arena's base. Its contents do not matter.
+    pub const fn new(base: Hpa) -> Self {
+        Self { base }
+    }
+
+    /// The slab's first byte.
+    pub const fn base(&self) -> Hpa {
+        self.base
+    }
+}
+
+/// Where frames come from. May fail at any call; the engine then reports it as an
+/// outcome and stays consistent.
+pub trait FrameSource {
+    /// The range that every slab lies in. Constant while the engine lives.
+    fn arena(&self) -> Arena;
+
+    /// A slab, or `None` where memory has run out.
+    fn take_slab(&mut self) -> Option<Slab>;
+
+    /// Takes back a slab none of whose frames is referenced any more.
+    fn give_slab(&mut self, slab: Slab);
+
+    /// A 4 KiB frame below 4 GiB for the four PAE root entries of one vCPU: outside
+    /// long mode CR3 has 32 bits. `None` where there is none.
+    fn take_low_frame(&mut self) -> Option<Hpa>;
+
+    /// Takes back a frame that [`Self::take_low_frame`] returned.
+    fn give_low_frame(&mut self, frame: Hpa);
+}
+
+/// All that the engine needs; implemented for everything that has the three parts.
+pub trait Machine: TableMemory + GuestMemory + FrameSource {}
+
+impl<T: TableMemory + GuestMemory + FrameSource> Machine for T {}
