@@ -1,1 +1,38 @@
-//! The devices of the machine.
+//! The machine's devices: pure state machines without a clock, a lock or a thread.
+//!
+//! Each is told the time ([`Now`]) with an access and answers with a value or an
+//! [`Effect`]; what an effect means to the host is the run loop's business. No
+//! input of a guest, however senseless, makes one panic or loop.
+//!
+//! | file | device | ports |
+//! |---|---|---|
+//! | [`bus`] | dispatch by port and by guest-physical address | all |
+//! | [`uart`] | 16550A serial line | 0x3f8–0x3ff, IRQ 4 |
+//! | [`irq`] | pending vectors of a machine without an interrupt controller | 0x5aa |
+//! | [`pit`] | 8254 timer channels, port B's gate and output of channel 2 | 0x40–0x43, 0x61 |
+//! | [`cmos`] | CMOS memory with a flat battery | 0x70, 0x71 |
+//! | [`i8042`] | keyboard controller without a keyboard; its reset line | 0x60, 0x64 |
+//! | [`vga`] | CRT controller and status of a text-mode VGA | 0x3c2, 0x3cc, 0x3d4, 0x3d5, 0x3da |
+//! | [`post`] | POST codes with their time | 0x80 |
+//! | [`unknown`] | counts of accesses that nothing answers | the rest |
+//! | [`mmio_test`] | a page of scratch registers | – |
+//! | [`time`] | what time it is, as a value | – |
+//!
+//! The debug console (0xe9), the exit ports (0xf4, 0x501), the benchmark ports
+//! (0x5a0, 0x5a8, 0x5a9) and the NMI port (0x5ab) have no state and live in [`bus`].
+
+pub mod bus;
+pub mod cmos;
+pub mod i8042;
+pub mod irq;
+pub mod mmio_test;
+pub mod pit;
+pub mod post;
+pub mod time;
+pub mod uart;
+pub mod unknown;
+pub mod vga;
+
+pub use bus::{Config, Devices, Effect};
+pub use irq::{InterruptController, VectorQueue};
+pub use time::Now;

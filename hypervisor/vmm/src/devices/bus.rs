@@ -1,0 +1,258 @@
+//! Which device answers a port or an address, and what that means to the host.
+
+use super::cmos::Cmos;
+use super::i8042::{I8042, ResetLine};
+use super::irq::{InterruptController, UART_IRQ, VectorQueue};
+use super::mmio_test::MmioTest;
+use super::pit::Pit;
+use super::post::PostCodes;
+use super::time::Now;
+use super::uart::Uart;
+use super::unknown::{UnknownPorts, all_ones};
+use super::vga::Vga;
+use anchorite_abi::{bench, mmio, port};
+use anchorite_addr::{Gpa, GpaPage};
+use anchorite_vcpu::Vector;
+
+/// Last port of the first serial line.
+const COM1_LAST: u16 = port::COM1 + 7;
+
+/// What a write asks of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// The guest ended with this status, 0 for success.
+    Exit {
+        /// What it wrote to an exit port.
+        status: u32,
+    },
+    /// Show a byte written to the debug console.
+    Print(u8),
+    /// Show a byte sent over the serial line.
+    Serial(u8),
+    /// Carry out a benchmark command.
+    Bench(bench::Command),
+    /// Deliver an NMI.
+    RaiseNmi,
+    /// The guest pulled its processor's reset line.
+    Reset,
+}
+
+impl Effect {
+    /// The first of two that is something. No access reaches two devices that both
+    /// have effects on the host.
+    fn or(self, other: Self) -> Self {
+        if self == Self::None { other } else { self }
+    }
+}
+
+/// What of the machine can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the test device of [`mmio`] lies; `None` leaves it out.
+    pub mmio_test: Option<GpaPage>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { mmio_test: GpaPage::new(Gpa::new(mmio::DEVICE)) }
+    }
+}
+
+/// Every device of the machine, and the way to them.
+#[derive(Clone, Debug, Default)]
+pub struct Devices {
+    config: Config,
+    /// Interrupts waiting for the vCPU; ask before every entry.
+    pub interrupts: VectorQueue,
+    /// The serial line.
+    pub uart: Uart,
+    /// POST codes written so far.
+    pub post: PostCodes,
+    /// Ports that nothing answered.
+    pub unknown: UnknownPorts,
+    /// The text screen's registers.
+    pub vga: Vga,
+    pit: Pit,
+    cmos: Cmos,
+    i8042: I8042,
+    mmio_test: MmioTest,
+}
+
+impl Devices {
+    /// A machine just reset.
+    pub fn new(config: Config) -> Self {
+        Self { config, ..Self::default() }
+    }
+
+    /// IN: the low `size` bytes (1, 2 or 4) of the result are what the guest reads.
+    pub fn read(&mut self, port: u16, size: u8, now: Now) -> u32 {
+        if size == 1 {
+            return self.read_byte(port, now).into();
+        }
+        if !is_byte_wide(port) {
+            return self.unknown.read(port, size);
+        }
+        (0..u16::from(size.min(4))).fold(0, |value, index| {
+            let byte = self.read_byte(port.wrapping_add(index), now);
+            value | u32::from(byte) << (8 * index)
+        })
+    }
+
+    /// OUT of the low `size` bytes (1, 2 or 4) of `value`.
+    ///
+    /// The run loop tests for [`port::BENCH_LIGHTEST`] before it comes here.
+    pub fn write(&mut self, port: u16, size: u8, value: u32, now: Now) -> Effect {
+        match (port, size) {
+            (port::EXIT, _) => Effect::Exit { status: value & all_ones(size) },
+            (port::END_OF_RUN, 4) => Effect::Exit { status: value },
+            (port::BENCH_COMMAND, 4) => {
+                bench::Command::decode(value).map_or(Effect::None, Effect::Bench)
+            }
+            (_, 1) => self.write_byte(port, value as u8, now),
+            _ => self.write_bytes(port, size, value, now),
+        }
+    }
+
+    /// A load of `size` bytes (1, 2, 4 or 8) from an address without RAM; all ones
+    /// where no device lies. `None` says so, for a counter.
+    pub fn read_mmio(&mut self, gpa: Gpa, size: u8) -> Option<u64> {
+        let offset = self.mmio_test_offset(gpa)?;
+        Some(self.mmio_test.read(offset, size))
+    }
+
+    /// A store of the low `size` bytes (1, 2, 4 or 8) of `value` to an address
+    /// without RAM; `None` where no device lies.
+    pub fn write_mmio(&mut self, gpa: Gpa, size: u8, value: u64) -> Option<Effect> {
+        let offset = self.mmio_test_offset(gpa)?;
+        self.mmio_test.write(offset, size, value);
+        Some(Effect::None)
+    }
+
+    /// A byte typed at the host's console. `false`: the guest has not taken the
+    /// earlier ones yet; offer it again later.
+    pub fn input(&mut self, byte: u8, now: Now) -> bool {
+        let taken = self.uart.receive(byte, now);
+        self.update_uart_line();
+        taken
+    }
+
+    /// Lets time pass: raises interrupts that have become due.
+    pub fn advance(&mut self, now: Now) {
+        self.uart.advance(now);
+        self.update_uart_line();
+    }
+
+    /// The TSC at which [`advance`](Self::advance) has something to do, for a host
+    /// that sleeps while its guest halts.
+    pub fn deadline(&self) -> Option<u64> {
+        self.uart.deadline()
+    }
+
+    fn read_byte(&mut self, port: u16, now: Now) -> u8 {
+        match port {
+            port::COM1..=COM1_LAST => self.read_uart(port, now),
+            0x40..=0x43 => self.pit.read(port as u8 & 3, now),
+            0x61 => self.pit.read_port_b(now),
+            0x60 => self.i8042.read_data(),
+            0x64 => self.i8042.status(),
+            0x71 => self.cmos.read(),
+            port::POST => self.post.latest(),
+            port::DEBUG_CONSOLE => port::DEBUG_CONSOLE as u8,
+            0x3cc => self.vga.misc(),
+            0x3d4 => self.vga.index(),
+            0x3d5 => self.vga.read_crtc(),
+            0x3da => self.vga.status(now),
+            port::BENCH_NOP | port::BENCH_LIGHTEST | port::RAISE_NMI => 0,
+            port::RAISE_INTERRUPT => u8::try_from(self.interrupts.len()).unwrap_or(u8::MAX),
+            _ => self.unknown.read(port, 1) as u8,
+        }
+    }
+
+    fn write_byte(&mut self, port: u16, value: u8, now: Now) -> Effect {
+        match port {
+            port::COM1..=COM1_LAST => return self.write_uart(port, value, now),
+            port::DEBUG_CONSOLE => return Effect::Print(value),
+            port::BENCH_NOP | port::BENCH_LIGHTEST => {}
+            port::POST => self.post.record(value, now.tsc),
+            0x40..=0x43 => self.pit.write(port as u8 & 3, value, now),
+            0x61 => self.pit.write_port_b(value, now),
+            0x60 => return reset_effect(self.i8042.write_data(value)),
+            0x64 => return reset_effect(self.i8042.write_command(value)),
+            0x70 => self.cmos.select(value),
+            0x71 => self.cmos.write(value),
+            0x3c2 => self.vga.set_misc(value),
+            0x3d4 => self.vga.select(value),
+            0x3d5 => self.vga.write_crtc(value),
+            port::RAISE_INTERRUPT => self.interrupts.raise(Vector(value)),
+            port::RAISE_NMI => return Effect::RaiseNmi,
+            _ => self.unknown.write(port),
+        }
+        Effect::None
+    }
+
+    /// A wide access to byte-wide devices is one access a byte, as on an ISA bus.
+    fn write_bytes(&mut self, port: u16, size: u8, value: u32, now: Now) -> Effect {
+        if !is_byte_wide(port) {
+            self.unknown.write(port);
+            return Effect::None;
+        }
+        let bytes = value.to_le_bytes().into_iter().take(size.into());
+        (0_u16..).zip(bytes).fold(Effect::None, |effect, (index, byte)| {
+            effect.or(self.write_byte(port.wrapping_add(index), byte, now))
+        })
+    }
+
+    fn read_uart(&mut self, port: u16, now: Now) -> u8 {
+        let value = self.uart.read(port as u8 & 7, now);
+        self.update_uart_line();
+        value
+    }
+
+    /// The line is moved before and after the byte leaves: the transmitter is full
+    /// for an instant, and the edge of its becoming empty again is an interrupt.
+    fn write_uart(&mut self, port: u16, value: u8, now: Now) -> Effect {
+        self.uart.write(port as u8 & 7, value, now);
+        self.update_uart_line();
+        let sent = self.uart.transmit(now);
+        self.update_uart_line();
+        sent.map_or(Effect::None, Effect::Serial)
+    }
+
+    fn update_uart_line(&mut self) {
+        self.interrupts.set_line(UART_IRQ, self.uart.interrupt());
+    }
+
+    fn mmio_test_offset(&self, gpa: Gpa) -> Option<u64> {
+        let page = self.config.mmio_test?;
+        (gpa.page() == page).then(|| gpa.page_offset())
+    }
+}
+
+/// Whether a wide access that starts at `port` is split into bytes rather than
+/// unknown as a whole.
+const fn is_byte_wide(port: u16) -> bool {
+    matches!(
+        port,
+        port::COM1..=COM1_LAST
+            | 0x40..=0x43
+            | 0x60..=0x64
+            | 0x70..=0x71
+            | port::POST
+            | port::DEBUG_CONSOLE
+            | 0x3c0..=0x3df
+            | port::BENCH_NOP..=port::RAISE_NMI
+    )
+}
+
+const fn reset_effect(line: ResetLine) -> Effect {
+    match line {
+        ResetLine::Idle => Effect::None,
+        ResetLine::Pulled => Effect::Reset,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+use super::*;
+use core::num::NonZeroU64;
+
+const NOW: Now = Now::new(1_000, NonZeroU64::new(1_000_000_000).unwrap());
+
+#[test]
+fn exit_ports_end_the_run_with_what_was_written() {
+    let mut devices = Devices::default();
+    for (size, status) in [(1, 0x78), (2, 0x5678), (4, 0x1234_5678)] {
+        assert_eq!(devices.write(port::EXIT, size, 0x1234_5678, NOW), Effect::Exit { status });
+    }
+    let end = devices.write(port::END_OF_RUN, 4, 7, NOW);
+    assert_eq!(end, Effect::Exit { status: 7 });
+    assert_eq!(devices.write(port::END_OF_RUN, 1, 7, NOW), Effect::None, "32-bit only");
+}
+
+#[test]
+fn consoles_pass_their_bytes_to_the_host() {
+    let mut devices = Devices::default();
+    assert_eq!(devices.write(port::DEBUG_CONSOLE, 1, 0x41, NOW), Effect::Print(b'A'));
+    assert_eq!(devices.write(port::COM1, 1, 0x42, NOW), Effect::Serial(b'B'));
+    assert_eq!(devices.read(port::DEBUG_CONSOLE, 1, NOW), 0xe9);
+}
+
+#[test]
+fn benchmark_ports_decode_their_commands() {
+    let mut devices = Devices::default();
+    let zap = bench::Command::ZapAll { timed: true };
+    assert_eq!(devices.write(port::BENCH_COMMAND, 4, zap.encode(), NOW), Effect::Bench(zap));
+    assert_eq!(devices.write(port::BENCH_COMMAND, 4, 0xff, NOW), Effect::None);
+    assert_eq!(devices.write(port::BENCH_NOP, 1, 1, NOW), Effect::None);
+    assert!(devices.unknown.counts().is_empty());
+}
+
+#[test]
+fn raised_vectors_wait_until_they_are_delivered() {
+    let mut devices = Devices::default();
+    assert_eq!(devices.write(port::RAISE_INTERRUPT, 1, 0x55, NOW), Effect::None);
+    assert_eq!(devices.read(port::RAISE_INTERRUPT, 1, NOW), 1);
+    assert_eq!(devices.interrupts.acknowledge(), Some(Vector(0x55)));
+    assert_eq!(devices.read(port::RAISE_INTERRUPT, 1, NOW), 0);
+    assert_eq!(devices.write(port::RAISE_NMI, 1, 0, NOW), Effect::RaiseNmi);
+}
+
+#[test]
+fn input_raises_the_uarts_vector_and_reading_it_takes_that_back() {
+    let mut devices = Devices::default();
+    let _ = devices.write(port::COM1 + 1, 1, 1, NOW);
+    assert!(devices.input(b'x', NOW));
+    assert_eq!(devices.interrupts.pending(), Some(Vector(0x24)));
+    assert_eq!(devices.read(port::COM1, 1, NOW), u32::from(b'x'));
+    assert!(!devices.interrupts.is_pending());
+}
+
+#[test]
+fn each_byte_sent_raises_the_transmitter_interrupt_again() {
+    let mut devices = Devices::default();
+    let _ = devices.write(port::COM1 + 1, 1, 2, NOW);
+    for byte in *b"abc" {
+        assert_eq!(devices.interrupts.acknowledge(), Some(Vector(0x24)));
+        assert_eq!(devices.write(port::COM1, 1, byte.into(), NOW), Effect::Serial(byte));
+    }
+    assert_eq!(devices.read(port::COM1 + 2, 1, NOW), 0x02);
+    assert!(!devices.interrupts.is_pending(), "reading IIR clears it");
+}
+
+#[test]
+fn unknown_ports_read_all_ones_of_the_size_and_are_counted_once_an_access() {
+    let mut devices = Devices::default();
+    for (size, ones) in [(1, 0xff), (2, 0xffff), (4, u32::MAX)] {
+        assert_eq!(devices.read(0x1234, size, NOW), ones);
+        assert_eq!(devices.write(0x1234, size, 0, NOW), Effect::None);
+    }
+    assert_eq!((devices.unknown.counts()[0].reads, devices.unknown.counts()[0].writes), (3, 3));
+}
+
+#[test]
+fn a_word_to_an_index_register_also_writes_its_data() {
+    let mut devices = Devices::default();
+    assert_eq!(devices.write(0x3d4, 2, 0x120e, NOW), Effect::None);
+    assert_eq!(devices.read(0x3d4, 2, NOW), 0x120e);
+    assert_eq!(devices.vga.cursor() >> 8, 0x12);
+}
+
+#[test]
+fn the_keyboard_controller_resets_the_machine() {
+    let mut devices = Devices::default();
+    assert_eq!(devices.write(0x64, 1, 0xfe, NOW), Effect::Reset);
+}
+
+#[test]
+fn post_codes_are_stamped() {
+    let mut devices = Devices::default();
+    let _ = devices.write(port::POST, 1, 0x42, NOW);
+    let codes = devices.post.iter().next().map(|post| (post.code, post.tsc));
+    assert_eq!(codes, Some((0x42, 1_000)));
+}
+
+#[test]
+fn the_test_device_answers_in_its_page_only() {
+    let mut devices = Devices::default();
+    let page = Gpa::new(mmio::DEVICE);
+    assert_eq!(devices.write_mmio(page, 4, 0x1234_5678), Some(Effect::None));
+    assert_eq!(devices.read_mmio(page, 2), Some(0x5678));
+    assert_eq!(devices.read_mmio(page.wrapping_add(0x1000), 2), None);
+    assert_eq!(devices.write_mmio(Gpa::new(0), 2, 0), None);
+    let mut without = Devices::new(Config { mmio_test: None });
+    assert_eq!(without.read_mmio(page, 2), None);
+}
+
+#[test]
+fn no_access_panics_whatever_port_size_and_value() {
+    let mut devices = Devices::default();
+    for port in 0..=u16::MAX {
+        for size in [1, 2, 4] {
+            let value = devices.read(port, size, NOW);
+            assert_eq!(value & !all_ones(size), 0, "port {port:#x} size {size}");
+            let _ = devices.write(port, size, !u32::from(port), NOW);
+        }
+    }
+}
