@@ -225,3 +225,10 @@ pub fn halt_forever() -> ! {
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) }
     }
 }
+
+/// Nothing, but the compiler may not remove the loop around it.
+#[inline(always)]
+pub fn nothing() {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("", options(nostack, preserves_flags)) }
+}
