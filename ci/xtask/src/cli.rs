@@ -1,0 +1,164 @@
+//! The command line of xtask.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::cmdline::Mmu;
+use crate::emulator::{Cpu, On};
+
+/// Anchorite's tooling
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Install what is missing: compiler, emulators, ISO tools (says what, and from where)
+    Setup,
+    /// Build the image and the bundled guests into out/
+    Build,
+    /// Write out/anchorite.elf, or with --iso a BIOS and UEFI bootable out/anchorite.iso
+    Image(ImageArgs),
+    /// Build, boot the image in an emulator and run a guest in it
+    #[command(after_help = RUN_HELP)]
+    Run(RunArgs),
+    /// Run the host's tests, then the guests of ci/matrix.toml
+    Test(TestArgs),
+    /// Count instructions and compare with ci/baselines
+    Bench(BenchArgs),
+    /// Check formatting, lints, imports, budgets, unsafe opt-ins, licences, documentation
+    Lint,
+}
+
+const RUN_HELP: &str = "\
+The last line is `verdict: pass|fail|timeout|error ...`. Exit status: the guest's own (0 for a \
+pass), 124 for a timeout, 70 for an error, 2 for a refused request, 69 for a missing package.";
+
+/// The guest, and what it and the image are told.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct GuestArgs {
+    /// A bundled guest, a guest packaged by Debian (see ci/matrix.toml), or any kernel file
+    #[arg(value_name = "GUEST|FILE", default_value = "hello")]
+    pub(crate) guest: String,
+    /// How guest memory is translated
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) mmu: Mmu,
+    /// Guest memory
+    #[arg(long, value_name = "MiB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub(crate) mem: u32,
+    /// The guest's command line
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) append: Option<String>,
+    /// A module for the guest, for instance an initrd; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) module: Vec<PathBuf>,
+    /// A further option for the image, for instance zap=batch:64; may be repeated
+    #[arg(long, value_name = "WORD")]
+    pub(crate) option: Vec<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) guest: GuestArgs,
+    /// Whose virtualization the image uses: amd means QEMU, intel Bochs, unless --on says more
+    #[arg(long, value_enum)]
+    pub(crate) cpu: Option<Cpu>,
+    /// The emulator
+    #[arg(long, value_enum)]
+    pub(crate) on: Option<On>,
+    /// Memory of the whole machine [default: the guest's and what the image needs]
+    #[arg(long, value_name = "MiB")]
+    pub(crate) machine_mem: Option<u32>,
+    /// Count instructions: one tick of the clock each, runs repeat exactly (QEMU only)
+    #[arg(long)]
+    pub(crate) icount: bool,
+    /// Stop the guest after so long [default: 60; 3600 with --gdb]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub(crate) timeout: Option<u64>,
+    /// Write the counters and the verdict there, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Wait for gdb on port 1234 before the first instruction (QEMU only)
+    #[arg(long)]
+    pub(crate) gdb: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ImageArgs {
+    #[command(flatten)]
+    pub(crate) guest: GuestArgs,
+    /// Write an ISO with the guest inside
+    #[arg(long)]
+    pub(crate) iso: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TestArgs {
+    /// Only the host's tests
+    #[arg(long, conflicts_with_all = ["matrix", "all"])]
+    pub(crate) host: bool,
+    /// Only the guests whose line contains FILTER
+    #[arg(long, value_name = "FILTER", num_args = 0..=1, default_missing_value = "")]
+    pub(crate) matrix: Option<String>,
+    /// The slow guests too
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Emulators at the same time [default: up to 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) jobs: Option<u8>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// The guest that measures
+    #[arg(value_name = "GUEST|FILE", default_value = "exits")]
+    pub(crate) guest: String,
+    /// How guest memory is translated
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) mmu: Mmu,
+    /// Guest memory
+    #[arg(long, value_name = "MiB", default_value_t = 64)]
+    pub(crate) mem: u32,
+    /// A further option for the image, for instance zap=batch:64; may be repeated
+    #[arg(long, value_name = "WORD")]
+    pub(crate) option: Vec<String>,
+    /// Append the results there, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Make the results the new baseline
+    #[arg(long, requires = "reason")]
+    pub(crate) accept: bool,
+    /// Why the new baseline is right; kept in its file
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_baseline_is_not_accepted_without_a_reason() {
+        assert!(Cli::try_parse_from(["xtask", "bench", "--accept"]).is_err());
+        assert!(Cli::try_parse_from(["xtask", "bench", "--accept", "--reason", "x"]).is_ok());
+    }
+
+    #[test]
+    fn a_matrix_without_filter_means_all_of_it() {
+        let cli = Cli::try_parse_from(["xtask", "test", "--matrix"]).unwrap();
+        let Verb::Test(args) = cli.verb else { panic!("{cli:?}") };
+        assert_eq!(args.matrix.as_deref(), Some(""));
+    }
+}

@@ -1,0 +1,318 @@
+//! Runs the image in an emulator, shows its console live and brings back a verdict.
+
+mod bochs;
+mod console;
+mod pty;
+mod qemu;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+pub(crate) use bochs::TSC_MHZ as BOCHS_TSC_MHZ;
+use console::Console;
+
+use crate::cmdline::{Module, Options};
+use crate::error::{Error, Result};
+use crate::process::{POLL, Running, on_path, shown};
+use crate::verdict::Verdict;
+
+/// How long an emulator may take to end after the verdict has been printed.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Whose virtualization extensions the image sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Cpu {
+    /// SVM.
+    Amd,
+    /// VMX.
+    Intel,
+}
+
+/// What runs the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum On {
+    /// QEMU with its own translator: AMD only.
+    Qemu,
+    /// Bochs, booted from an ISO: Intel or AMD.
+    Bochs,
+    /// QEMU on a host whose KVM offers nested virtualization.
+    Kvm,
+}
+
+/// Everything about a run that an emulator has to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    pub(crate) cpu: Cpu,
+    pub(crate) on: On,
+    pub(crate) icount: bool,
+    pub(crate) gdb: bool,
+    /// Memory of the whole machine, the image's own included.
+    pub(crate) memory_mib: u32,
+    /// The image.
+    pub(crate) image: PathBuf,
+    /// The guest, then its own modules.
+    pub(crate) modules: Vec<Module>,
+    pub(crate) options: Options,
+    /// The emulator is killed after this.
+    pub(crate) limit: Duration,
+    /// A folder for the run's own files.
+    pub(crate) scratch: PathBuf,
+}
+
+/// What a run left behind.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) verdict: Verdict,
+    /// The console's lines of JSON.
+    pub(crate) json: Vec<String>,
+    /// The console's text.
+    pub(crate) text: String,
+    pub(crate) elapsed: Duration,
+}
+
+/// Settles vendor and emulator from what was asked for; refuses what cannot work, with the
+/// reason.
+pub(crate) fn choose(cpu: Option<Cpu>, on: Option<On>) -> Result<(Cpu, On)> {
+    match (cpu, on) {
+        (None | Some(Cpu::Amd), None | Some(On::Qemu)) => Ok((Cpu::Amd, On::Qemu)),
+        (Some(Cpu::Intel), Some(On::Qemu)) => Err(Error::refused(
+            "--cpu intel --on qemu",
+            "QEMU's translator has no VMX; --on bochs has it, and --on kvm where the host does",
+        )),
+        (None | Some(Cpu::Intel), Some(On::Bochs)) | (Some(Cpu::Intel), None) => {
+            Ok((Cpu::Intel, On::Bochs))
+        }
+        (Some(Cpu::Amd), Some(On::Bochs)) => Ok((Cpu::Amd, On::Bochs)),
+        (cpu, Some(On::Kvm)) => Ok((qemu::nested_kvm(cpu)?, On::Kvm)),
+    }
+}
+
+/// Runs the image. `announce` gets the emulator's command line before it starts and `show` the
+/// console's text as it comes.
+pub(crate) fn run(
+    machine: &Machine,
+    announce: impl FnOnce(&str),
+    show: impl FnMut(&[u8]),
+) -> Result<Outcome> {
+    fs::create_dir_all(&machine.scratch).map_err(Error::io(&machine.scratch))?;
+    let started = Instant::now();
+    let mut session = match machine.on {
+        On::Qemu | On::Kvm => qemu::prepare(machine),
+        On::Bochs => bochs::prepare(machine)?,
+    };
+    announce(&shown(&session.command));
+    let mut running = Running::start(&mut tied_to_us(&session.command, session.stdio()?))?;
+    let listener = session.listen(&mut running)?;
+    let (console, ended) = supervise(&mut running, listener, machine, show)?;
+    running.kill();
+    let verdict = match (console.verdict(), ended) {
+        (Some(verdict), _) => verdict.clone(),
+        (None, Some(status)) => Verdict::error(format!(
+            "no verdict on the console; the emulator ended with {status}{}",
+            session.complaint()
+        )),
+        (None, None) => Verdict::timeout(machine.limit),
+    };
+    Ok(Outcome {
+        verdict,
+        json: console.json().to_vec(),
+        text: console.text().to_owned(),
+        elapsed: started.elapsed(),
+    })
+}
+
+/// An emulator that is ready to start.
+struct Session {
+    command: Command,
+    /// Where the console comes from.
+    source: Source,
+    /// Where the emulator reports on itself.
+    log: PathBuf,
+}
+
+enum Source {
+    /// The emulator's standard output.
+    Output,
+    /// A file that grows, while the emulator talks to a terminal of its own.
+    File(PathBuf, pty::Terminal),
+}
+
+impl Session {
+    /// Standard input, output and error of the emulator.
+    fn stdio(&self) -> Result<[Stdio; 3]> {
+        match &self.source {
+            Source::Output => {
+                let log = File::create(&self.log).map_err(Error::io(&self.log))?;
+                Ok([Stdio::null(), Stdio::piped(), log.into()])
+            }
+            Source::File(_, terminal) => terminal.stdio(),
+        }
+    }
+
+    /// Starts reading the console.
+    fn listen(&mut self, running: &mut Running) -> Result<Listener> {
+        match &mut self.source {
+            Source::Output => {
+                let pipe = running.child().stdout.take().ok_or_else(|| {
+                    Error::malformed("the emulator's standard output", "it was not captured")
+                })?;
+                Ok(Listener::of_pipe(pipe))
+            }
+            Source::File(path, terminal) => {
+                terminal.answer_debugger();
+                Ok(Listener::of_file(path.clone()))
+            }
+        }
+    }
+
+    /// The last thing the emulator had to say about itself.
+    fn complaint(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        let (panics, rest): (Vec<_>, Vec<_>) = lines.partition(|line| line.contains("PANIC"));
+        let last = panics.last().or(rest.last());
+        last.map_or_else(String::new, |line| format!("; its last word: {}", line.trim()))
+    }
+}
+
+/// The same command, wrapped so that the kernel kills it when xtask dies.
+fn tied_to_us(command: &Command, [stdin, stdout, stderr]: [Stdio; 3]) -> Command {
+    let mut tied = if on_path("setpriv") {
+        let mut wrapper = Command::new("setpriv");
+        wrapper.args(["--pdeathsig", "KILL"]).arg(command.get_program());
+        wrapper
+    } else {
+        Command::new(command.get_program())
+    };
+    tied.args(command.get_args());
+    tied.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    tied.stdin(stdin).stdout(stdout).stderr(stderr);
+    tied
+}
+
+/// Follows a run to its end: the emulator ends (its status is returned), or it does not within
+/// `GRACE` of a verdict, or within the machine's limit.
+fn supervise(
+    running: &mut Running,
+    listener: Listener,
+    machine: &Machine,
+    mut show: impl FnMut(&[u8]),
+) -> Result<(Console, Option<ExitStatus>)> {
+    let mut console = Console::default();
+    let mut deadline = machine.limit;
+    let mut ended = None;
+    loop {
+        match listener.pieces.recv_timeout(Duration::from_millis(20)) {
+            Ok(piece) => show(&console.feed(&piece)),
+            Err(RecvTimeoutError::Disconnected) if ended.is_some() => break,
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(POLL),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if ended.is_none() {
+            ended = running.ended()?;
+            if ended.is_some() {
+                listener.stop();
+            }
+        }
+        if console.verdict().is_some() {
+            deadline = deadline.min(running.elapsed() + GRACE);
+        }
+        if ended.is_none() && running.elapsed() > deadline {
+            running.kill();
+            listener.stop();
+            break;
+        }
+    }
+    for piece in listener.rest() {
+        show(&console.feed(&piece));
+    }
+    show(&console.finish());
+    Ok((console, ended))
+}
+
+/// A thread that reads the console.
+struct Listener {
+    pieces: Receiver<Vec<u8>>,
+    ending: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Listener {
+    fn of_pipe(mut pipe: impl Read + Send + 'static) -> Self {
+        Self::spawn(move |pieces, _| while forward(&mut pipe, &pieces) {})
+    }
+
+    fn of_file(path: PathBuf) -> Self {
+        Self::spawn(move |pieces, ending| follow(&path, &pieces, &ending))
+    }
+
+    fn spawn(body: impl FnOnce(Sender<Vec<u8>>, Arc<AtomicBool>) + Send + 'static) -> Self {
+        let (sender, pieces) = channel();
+        let ending = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&ending);
+        let thread = thread::spawn(move || body(sender, flag));
+        Self { pieces, ending, thread }
+    }
+
+    /// Nothing more will be written.
+    fn stop(&self) {
+        self.ending.store(true, Ordering::Release);
+    }
+
+    /// What came after the last piece that was taken.
+    fn rest(self) -> Vec<Vec<u8>> {
+        self.stop();
+        // A reader that panicked has sent what it had.
+        let _ = self.thread.join();
+        self.pieces.try_iter().collect()
+    }
+}
+
+/// Passes one piece on; false at the end of the stream.
+fn forward(source: &mut impl Read, pieces: &Sender<Vec<u8>>) -> bool {
+    let mut piece = vec![0; 4096];
+    match source.read(&mut piece) {
+        Ok(length) if length > 0 => {
+            piece.truncate(length);
+            pieces.send(piece).is_ok()
+        }
+        _ => false,
+    }
+}
+
+/// Follows a growing file until its writer has ended and everything has been read.
+fn follow(path: &Path, pieces: &Sender<Vec<u8>>, ending: &AtomicBool) {
+    let mut file = None;
+    loop {
+        // Asked before reading, so that what was written last is read once more afterwards.
+        let last_round = ending.load(Ordering::Acquire);
+        file = file.or_else(|| File::open(path).ok());
+        if let Some(file) = &mut file {
+            while forward(file, pieces) {}
+        }
+        if last_round {
+            return;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Writes the console's text to standard output as it comes.
+pub(crate) fn show_live(text: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    // A reader that has gone away must not end the run.
+    let _ = out.write_all(text).and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests;

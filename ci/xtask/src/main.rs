@@ -1,0 +1,79 @@
+//! Anchorite's tooling: `cargo xtask VERB`.
+//!
+//! | verb | module |
+//! |---|---|
+//! | `setup` | [`setup`]: installs what is missing, from `ci/packages` |
+//! | `build`, `image` | [`freestanding`], [`iso`] |
+//! | `run` | [`run`] on [`emulator`], told by [`cmdline`], ended by a [`verdict`] |
+//! | `test` | [`test`]: the host's tests, then [`matrix`] |
+//! | `bench` | [`bench`]: instruction counts against `ci/baselines` |
+//! | `lint` | [`lint`] |
+#![forbid(unsafe_code)]
+
+mod bench;
+mod cli;
+mod cmdline;
+mod emulator;
+mod error;
+mod freestanding;
+mod guest;
+mod iso;
+mod lint;
+mod matrix;
+mod process;
+mod progress;
+mod run;
+mod setup;
+mod test;
+mod toolchain;
+mod verdict;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Verb};
+use error::Result;
+use setup::Need;
+use workspace::Workspace;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    process::kill_children_on_interrupt();
+    match dispatch(cli.verb) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_status())
+        }
+    }
+}
+
+/// Returns the exit status of a verb that did its work.
+fn dispatch(verb: Verb) -> Result<u8> {
+    let from = std::env::current_dir().map_err(error::Error::io("."))?;
+    let workspace = Workspace::enter()?;
+    match verb {
+        Verb::Setup => setup::ensure(&workspace, &Need::ALL)?,
+        Verb::Build => build(&workspace)?,
+        Verb::Image(args) => run::write_image(&workspace, &args, &from)?,
+        Verb::Run(args) => return run::run(&workspace, &args, &from),
+        Verb::Test(args) => test::test(&workspace, &args)?,
+        Verb::Bench(args) => bench::bench(&workspace, &args, &from)?,
+        Verb::Lint => lint::lint(&workspace)?,
+    }
+    Ok(0)
+}
+
+fn build(workspace: &Workspace) -> Result<()> {
+    setup::ensure(workspace, &[Need::Compiler])?;
+    let symbols = freestanding::build_image(workspace)?;
+    freestanding::build_guests(workspace)?;
+    println!("image: {}", freestanding::image_path().display());
+    println!("image with symbols: {}", symbols.display());
+    for name in Workspace::bundled_guests() {
+        println!("guest: {}", freestanding::guest_path(&name).display());
+    }
+    Ok(())
+}

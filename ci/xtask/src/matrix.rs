@@ -1,0 +1,213 @@
+//! `ci/matrix.toml`: which guest is run how, and what must come of it.
+
+use std::fmt;
+use std::fs;
+
+use serde::Deserialize;
+
+use crate::cmdline::Mmu;
+use crate::emulator::{Cpu, On, choose};
+use crate::error::{Error, Result};
+use crate::verdict::Verdict;
+
+const FILE: &str = "ci/matrix.toml";
+
+/// The file as it stands.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Matrix {
+    #[serde(default, rename = "run")]
+    pub(crate) runs: Vec<Run>,
+    #[serde(default, rename = "package")]
+    pub(crate) packages: Vec<Packaged>,
+}
+
+/// A guest, run once for each vendor and each kind of translation listed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Run {
+    pub(crate) guest: String,
+    /// What tells this run from others of the same guest.
+    pub(crate) label: Option<String>,
+    pub(crate) cpu: Vec<Cpu>,
+    pub(crate) mmu: Vec<Mmu>,
+    pub(crate) on: Option<On>,
+    /// The verdict that must come out, like `pass` or `fail exit=3`.
+    pub(crate) verdict: String,
+    /// The guest's limit in seconds, by the image's clock.
+    pub(crate) timeout: u64,
+    /// Text that must occur on the console.
+    #[serde(default)]
+    pub(crate) console: Vec<String>,
+    /// The guest's command line.
+    pub(crate) append: Option<String>,
+    /// Words for the image's own command line.
+    #[serde(default)]
+    pub(crate) options: Vec<String>,
+    /// Guest memory in MiB.
+    pub(crate) mem: Option<u32>,
+    #[serde(default)]
+    pub(crate) icount: bool,
+    /// Only run by `test --all`.
+    #[serde(default)]
+    pub(crate) slow: bool,
+}
+
+/// A guest that comes with a Debian package.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Packaged {
+    pub(crate) name: String,
+    /// The package.
+    pub(crate) debian: String,
+    /// The kernel file inside it.
+    pub(crate) path: String,
+    /// The guest's command line where none is given.
+    #[serde(default)]
+    pub(crate) append: String,
+}
+
+/// One cell of the matrix: a run with everything settled.
+#[derive(Clone, Debug)]
+pub(crate) struct Cell {
+    pub(crate) run: Run,
+    pub(crate) cpu: Cpu,
+    pub(crate) on: On,
+    pub(crate) mmu: Mmu,
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.run.guest)?;
+        if let Some(label) = &self.run.label {
+            write!(f, ":{label}")?;
+        }
+        let cpu = match self.cpu {
+            Cpu::Amd => "amd",
+            Cpu::Intel => "intel",
+        };
+        let on = match self.on {
+            On::Qemu => "qemu",
+            On::Bochs => "bochs",
+            On::Kvm => "kvm",
+        };
+        write!(f, " {cpu} {on} {}", self.mmu)
+    }
+}
+
+impl Matrix {
+    pub(crate) fn read() -> Result<Self> {
+        let text = fs::read_to_string(FILE).map_err(Error::io(FILE))?;
+        Self::parse(&text)
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let matrix: Self = toml::from_str(text).map_err(|error| Error::malformed(FILE, error))?;
+        for run in &matrix.runs {
+            run.check()?;
+        }
+        Ok(matrix)
+    }
+
+    /// All cells whose name contains `filter`; the slow ones only with `all`.
+    pub(crate) fn cells(&self, filter: &str, all: bool) -> Result<Vec<Cell>> {
+        let mut cells = Vec::new();
+        for run in self.runs.iter().filter(|run| all || !run.slow) {
+            for &cpu in &run.cpu {
+                for &mmu in &run.mmu {
+                    let (cpu, on) = choose(Some(cpu), run.on)?;
+                    let run = run.clone();
+                    cells.push(Cell { run, cpu, on, mmu });
+                }
+            }
+        }
+        cells.retain(|cell| cell.to_string().contains(filter));
+        Ok(cells)
+    }
+}
+
+impl Run {
+    /// A run that could never pass, or that never happens, is a mistake in the file.
+    fn check(&self) -> Result<()> {
+        let fault = if self.cpu.is_empty() || self.mmu.is_empty() {
+            "lists no cpu or no mmu, so it is never run".to_owned()
+        } else if Verdict::parse(&format!("verdict: {}", self.verdict)).is_none() {
+            let known = "pass, fail, timeout, error";
+            format!("expects the verdict {:?}; it must start with one of {known}", self.verdict)
+        } else if self.icount && self.cpu.contains(&Cpu::Intel) {
+            "counts instructions on Intel; only QEMU can, and it has no VMX".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Error::malformed(FILE, format!("run of {}: {fault}", self.guest)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: &str = r#"
+        [[run]]
+        guest = "hello"
+        cpu = ["amd", "intel"]
+        mmu = ["nested", "shadow"]
+        verdict = "pass"
+        timeout = 20
+    "#;
+
+    fn names(matrix: &Matrix, filter: &str, all: bool) -> Vec<String> {
+        let cells = matrix.cells(filter, all).unwrap();
+        cells.iter().map(ToString::to_string).collect()
+    }
+
+    fn fault(line: &str, replacement: &str) -> String {
+        Matrix::parse(&RUN.replace(line, replacement)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_run_is_multiplied_by_vendors_and_translations() {
+        let matrix = Matrix::parse(RUN).unwrap();
+        assert_eq!(
+            names(&matrix, "", false),
+            [
+                "hello amd qemu nested",
+                "hello amd qemu shadow",
+                "hello intel bochs nested",
+                "hello intel bochs shadow",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_filter_picks_by_any_part_of_the_name() {
+        let matrix = Matrix::parse(RUN).unwrap();
+        assert_eq!(names(&matrix, "intel bochs n", false), ["hello intel bochs nested"]);
+        assert!(names(&matrix, "goodbye", false).is_empty());
+    }
+
+    #[test]
+    fn slow_runs_wait_to_be_asked_for() {
+        let matrix =
+            Matrix::parse(&RUN.replace("timeout = 20", "timeout = 20\nslow = true")).unwrap();
+        assert!(names(&matrix, "", false).is_empty());
+        assert_eq!(names(&matrix, "", true).len(), 4);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_the_file_and_the_run() {
+        assert!(
+            fault("\"pass\"", "\"good\"").contains("run of hello: expects the verdict \"good\"")
+        );
+        assert!(fault("[\"amd\", \"intel\"]", "[]").contains("never run"));
+        assert!(fault("timeout = 20", "timeout = 20\nicount = true").contains("no VMX"));
+        assert!(fault("timeout = 20", "timeout = 20\ntimeuot = 3").contains("timeuot"));
+        assert!(fault("\"amd\"", "\"arm\"").starts_with("ci/matrix.toml: "));
+    }
+
+    #[test]
+    fn the_matrix_of_this_checkout_is_well_formed() {
+        let matrix = Matrix::parse(include_str!("../../matrix.toml")).unwrap();
+        assert!(!names(&matrix, "", false).is_empty());
+    }
+}

@@ -1,0 +1,210 @@
+//! `run` and `image`: one guest, with what it needs, in an emulator or on an ISO.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::cli::{GuestArgs, ImageArgs, RunArgs};
+use crate::cmdline::{Mmu, Module, Options};
+use crate::emulator::{self, Cpu, Machine, On, Outcome};
+use crate::error::{Error, Result};
+use crate::freestanding;
+use crate::guest::{Guest, without_blanks};
+use crate::iso;
+use crate::matrix::Matrix;
+use crate::setup::{self, Need};
+use crate::verdict::{Kind, Verdict};
+use crate::workspace::{OUT, Workspace};
+
+/// A guest's limit where none is given.
+const TIMEOUT_S: u64 = 60;
+const DEBUGGER_TIMEOUT_S: u64 = 3600;
+
+/// Runs one guest; returns the exit status that its verdict means.
+pub(crate) fn run(workspace: &Workspace, args: &RunArgs, from: &Path) -> Result<u8> {
+    let (cpu, on) = emulator::choose(args.cpu, args.on)?;
+    check(args, on)?;
+    let guest = Guest::find(&args.guest.guest, &Matrix::read()?, from)?;
+    setup::ensure(workspace, needs(on))?;
+    let symbols = freestanding::build_image(workspace)?;
+    if matches!(guest, Guest::Bundled(_)) {
+        freestanding::build_guests(workspace)?;
+    }
+    let machine = machine(args, &guest, (cpu, on), from)?;
+    let announce = |command: &str| announce(command, args.gdb, &symbols);
+    let outcome = emulator::run(&machine, announce, emulator::show_live);
+    let outcome = outcome.inspect(|_| tidy(&machine.scratch));
+    let verdict = match &outcome {
+        Ok(outcome) => outcome.verdict.clone(),
+        Err(error) => Verdict::error(error),
+    };
+    if let Some(file) = &args.json {
+        write_json(&from.join(file), outcome.as_ref().ok(), &verdict)?;
+    }
+    println!("{verdict}");
+    Ok(verdict.exit_status())
+}
+
+fn check(args: &RunArgs, on: On) -> Result<()> {
+    let only_qemu = |option: &str| {
+        Err(Error::refused(option, "only QEMU's own translator can do that; add --on qemu"))
+    };
+    match on {
+        On::Bochs | On::Kvm if args.icount => only_qemu("--icount"),
+        On::Bochs if args.gdb => only_qemu("--gdb"),
+        _ => Ok(()),
+    }
+}
+
+/// What has to be installed to run there.
+pub(crate) fn needs(on: On) -> &'static [Need] {
+    match on {
+        On::Qemu | On::Kvm => &[Need::Compiler, Need::Qemu],
+        On::Bochs => &[Need::Compiler, Need::Bochs, Need::Iso],
+    }
+}
+
+/// The machine that the arguments describe.
+pub(crate) fn machine(
+    args: &RunArgs,
+    guest: &Guest,
+    (cpu, on): (Cpu, On),
+    from: &Path,
+) -> Result<Machine> {
+    let default = if args.gdb { DEBUGGER_TIMEOUT_S } else { TIMEOUT_S };
+    let timeout_s = args.timeout.unwrap_or(default);
+    let options = Options {
+        timeout_s: Some(timeout_s),
+        json: args.json.is_some(),
+        tsc_mhz: tsc_mhz(on, args.icount),
+        ..options(&args.guest)
+    };
+    Ok(Machine {
+        cpu,
+        on,
+        icount: args.icount,
+        gdb: args.gdb,
+        memory_mib: args.machine_mem.unwrap_or(machine_memory(&args.guest)),
+        image: freestanding::image_path(),
+        modules: modules(&args.guest, guest, from)?,
+        options,
+        limit: host_limit(timeout_s, on, args.icount),
+        scratch: scratch(&guest.name()),
+    })
+}
+
+fn options(args: &GuestArgs) -> Options {
+    Options { mmu: args.mmu, mem_mib: args.mem, further: args.option.clone(), ..Options::default() }
+}
+
+/// The guest's memory, 64 MiB for the image, and for shadow tables a quarter of the guest's.
+fn machine_memory(args: &GuestArgs) -> u32 {
+    match args.mmu {
+        Mmu::Nested => args.mem + 64,
+        Mmu::Shadow => args.mem + args.mem / 4 + 96,
+    }
+}
+
+/// The guest first, then its modules.
+fn modules(args: &GuestArgs, guest: &Guest, from: &Path) -> Result<Vec<Module>> {
+    let arguments = args.append.as_deref().unwrap_or(guest.default_arguments());
+    let mut modules = vec![module(&guest.file()?, arguments)];
+    for path in &args.module {
+        let path = from.join(path);
+        if !path.is_file() {
+            return Err(Error::refused(path.display(), "no such file for --module"));
+        }
+        modules.push(module(&without_blanks(&path)?, ""));
+    }
+    Ok(modules)
+}
+
+fn module(path: &Path, arguments: &str) -> Module {
+    Module { path: path.to_string_lossy().into_owned(), arguments: arguments.to_owned() }
+}
+
+/// The rate of the time-stamp counter where the emulator fixes it: with counted instructions a
+/// tick is an instruction and lasts a nanosecond.
+fn tsc_mhz(on: On, icount: bool) -> Option<u32> {
+    match on {
+        On::Bochs => Some(emulator::BOCHS_TSC_MHZ),
+        On::Qemu if icount => Some(1000),
+        On::Qemu | On::Kvm => None,
+    }
+}
+
+/// When the emulator is killed: well after the image should have stopped the guest by its own
+/// clock, which runs slower than ours on Bochs and with counted instructions.
+fn host_limit(timeout_s: u64, on: On, icount: bool) -> Duration {
+    Duration::from_secs(match on {
+        On::Bochs => timeout_s * 4 + 60,
+        On::Qemu if icount => timeout_s * 20 + 15,
+        On::Qemu | On::Kvm => timeout_s + 15,
+    })
+}
+
+/// A folder for the files of one run, unlike that of any other.
+fn scratch(name: &str) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    Path::new(OUT).join("runs").join(format!("{name}-{}-{number}", std::process::id()))
+}
+
+/// Removes a run's files.
+pub(crate) fn tidy(scratch: &Path) {
+    // What cannot be removed is only in nobody's way.
+    let _ = fs::remove_dir_all(scratch);
+}
+
+fn announce(command: &str, gdb: bool, symbols: &Path) {
+    eprintln!("emulator: {command}");
+    if gdb {
+        let symbols = symbols.display();
+        eprintln!("attach with: gdb {symbols} -ex 'target remote :1234' (then `continue`)");
+    }
+}
+
+/// The console's lines of JSON, then one with the verdict.
+fn write_json(file: &Path, outcome: Option<&Outcome>, verdict: &Verdict) -> Result<()> {
+    let mut text = String::new();
+    for line in outcome.iter().flat_map(|outcome| &outcome.json) {
+        text += line;
+        text += "\n";
+    }
+    let kind = match verdict.kind {
+        Kind::Pass => "pass",
+        Kind::Fail => "fail",
+        Kind::Timeout => "timeout",
+        Kind::Error => "error",
+    };
+    let seconds = outcome.map(|outcome| outcome.elapsed.as_secs_f64());
+    let last = serde_json::json!({
+        "schema": 1, "verdict": kind, "exit": verdict.exit, "details": verdict.details,
+        "wall_s": seconds,
+    });
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{last}");
+    fs::write(file, text).map_err(Error::io(file))
+}
+
+/// `image`: the ELF file, or an ISO with a guest inside.
+pub(crate) fn write_image(workspace: &Workspace, args: &ImageArgs, from: &Path) -> Result<()> {
+    setup::ensure(workspace, &[Need::Compiler])?;
+    freestanding::build_image(workspace)?;
+    if !args.iso {
+        println!("{}", freestanding::image_path().display());
+        return Ok(());
+    }
+    setup::ensure(workspace, &[Need::Iso])?;
+    let guest = Guest::find(&args.guest.guest, &Matrix::read()?, from)?;
+    if matches!(guest, Guest::Bundled(_)) {
+        freestanding::build_guests(workspace)?;
+    }
+    let iso = Path::new(OUT).join("anchorite.iso");
+    let modules = modules(&args.guest, &guest, from)?;
+    iso::write(&iso, &freestanding::image_path(), &modules, &options(&args.guest))?;
+    println!("{}", iso.display());
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! `test`: the host's tests, then the guests of the matrix.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+
+use crate::cli::{GuestArgs, RunArgs, TestArgs};
+use crate::emulator::{self, On, Outcome};
+use crate::error::{Error, Result};
+use crate::freestanding;
+use crate::guest::Guest;
+use crate::matrix::{Cell, Matrix};
+use crate::process::{self, on_path};
+use crate::progress;
+use crate::run;
+use crate::setup::{self, Need};
+use crate::workspace::{FREESTANDING, Workspace, cargo};
+
+const HOST_LIMIT: Duration = Duration::from_secs(45 * 60);
+
+/// Lines of the console that are shown of a run that failed.
+const TAIL: usize = 25;
+
+/// Runs what `args` ask for; without arguments, all but the slow guests.
+pub(crate) fn test(workspace: &Workspace, args: &TestArgs) -> Result<()> {
+    if args.matrix.is_none() {
+        host_tests()?;
+    }
+    if args.host {
+        return Ok(());
+    }
+    let matrix = Matrix::read()?;
+    let filter = args.matrix.as_deref().unwrap_or_default();
+    let cells = matrix.cells(filter, args.all)?;
+    if cells.is_empty() {
+        return Err(Error::refused(filter, "no run of ci/matrix.toml has this in its name"));
+    }
+    prepare(workspace, &cells)?;
+    let jobs = args.jobs.map_or_else(default_jobs, usize::from);
+    report(&run_all(&cells, &matrix, jobs))
+}
+
+/// The options that choose all packages of the host.
+pub(crate) fn host_packages() -> impl Iterator<Item = OsString> {
+    let excluded = FREESTANDING.iter().flat_map(|name| ["--exclude".into(), OsString::from(name)]);
+    std::iter::once("--workspace".into()).chain(excluded)
+}
+
+/// With nextest where it is installed; it does not run examples in documentation, cargo does.
+fn host_tests() -> Result<()> {
+    if !on_path("cargo-nextest") {
+        return process::run(cargo_test().args(host_packages()), HOST_LIMIT);
+    }
+    let mut nextest = Command::new(cargo());
+    nextest.args(["nextest", "run", "--no-fail-fast"]).args(host_packages());
+    let nextest = process::run(&mut nextest, HOST_LIMIT);
+    let examples = process::run(cargo_test().arg("--doc").args(host_packages()), HOST_LIMIT);
+    nextest.and(examples)
+}
+
+fn cargo_test() -> Command {
+    let mut command = Command::new(cargo());
+    command.arg("test");
+    command
+}
+
+/// Installs and builds everything that the cells need.
+fn prepare(workspace: &Workspace, cells: &[Cell]) -> Result<()> {
+    let mut needs = vec![Need::Compiler];
+    for cell in cells {
+        needs.extend(run::needs(cell.on));
+    }
+    needs.sort();
+    needs.dedup();
+    setup::ensure(workspace, &needs)?;
+    freestanding::build_image(workspace)?;
+    freestanding::build_guests(workspace)
+}
+
+/// An emulator keeps one processor busy.
+fn default_jobs() -> usize {
+    thread::available_parallelism().map_or(1, |cores| cores.get().min(2))
+}
+
+/// What came of one cell.
+struct Finished {
+    name: String,
+    verdict: String,
+    elapsed: Duration,
+    /// Why it failed.
+    fault: Option<String>,
+}
+
+/// Runs the cells, `jobs` at a time, each announced as it ends.
+fn run_all(cells: &[Cell], matrix: &Matrix, jobs: usize) -> Vec<Finished> {
+    let bar = progress::bar(cells.len());
+    let next = AtomicUsize::new(0);
+    let finished = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = run_cell(cell, matrix, &bar);
+                    if let Ok(mut finished) = finished.lock() {
+                        finished.push(result);
+                    }
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let mut finished = finished.into_inner().unwrap_or_default();
+    finished.sort_by(|a, b| a.name.cmp(&b.name));
+    finished
+}
+
+fn run_cell(cell: &Cell, matrix: &Matrix, bar: &ProgressBar) -> Finished {
+    bar.set_message(cell.to_string());
+    let (fault, outcome) = match attempt(cell, matrix) {
+        Ok(outcome) => (judged(cell, &outcome), Some(outcome)),
+        Err(error) => (Some(error.to_string()), None),
+    };
+    let finished = Finished {
+        name: cell.to_string(),
+        verdict: outcome.as_ref().map_or_else(String::new, |outcome| outcome.verdict.to_string()),
+        elapsed: outcome.as_ref().map_or(Duration::ZERO, |outcome| outcome.elapsed),
+        fault,
+    };
+    bar.inc(1);
+    bar.suspend(|| announce(&finished, outcome.as_ref()));
+    finished
+}
+
+fn attempt(cell: &Cell, matrix: &Matrix) -> Result<Outcome> {
+    let here = Path::new("");
+    let guest = Guest::find(&cell.run.guest, matrix, here)?;
+    let machine = run::machine(&arguments(cell), &guest, (cell.cpu, cell.on), here)?;
+    let outcome = emulator::run(&machine, |_| (), |_| ());
+    run::tidy(&machine.scratch);
+    outcome
+}
+
+/// What one would type to run this cell alone.
+fn arguments(cell: &Cell) -> RunArgs {
+    let run = &cell.run;
+    RunArgs {
+        guest: GuestArgs {
+            guest: run.guest.clone(),
+            mmu: cell.mmu,
+            mem: run.mem.unwrap_or(64),
+            append: run.append.clone(),
+            module: Vec::new(),
+            option: run.options.clone(),
+        },
+        cpu: Some(cell.cpu),
+        on: Some(cell.on),
+        machine_mem: None,
+        icount: run.icount && cell.on == On::Qemu,
+        timeout: Some(run.timeout),
+        json: None,
+        gdb: false,
+    }
+}
+
+/// What is wrong with the outcome, if anything is.
+fn judged(cell: &Cell, outcome: &Outcome) -> Option<String> {
+    if !outcome.verdict.matches(&cell.run.verdict) {
+        return Some(format!("expected {:?}", cell.run.verdict));
+    }
+    let missing = cell.run.console.iter().find(|text| !outcome.text.contains(text.as_str()))?;
+    Some(format!("the console lacks {missing:?}"))
+}
+
+fn announce(finished: &Finished, outcome: Option<&Outcome>) {
+    println!("{finished}");
+    if finished.fault.is_none() {
+        return;
+    }
+    let text = outcome.map_or("", |outcome| outcome.text.as_str());
+    let lines: Vec<&str> = text.lines().collect();
+    for line in &lines[lines.len().saturating_sub(TAIL)..] {
+        println!("    | {line}");
+    }
+}
+
+impl std::fmt::Display for Finished {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let word = if self.fault.is_some() { "FAIL" } else { "ok" };
+        let seconds = self.elapsed.as_secs_f64();
+        write!(f, "{word:<4} {:<40} {seconds:>6.1} s  {}", self.name, self.verdict)?;
+        match &self.fault {
+            Some(fault) => write!(f, " ({fault})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The table once more in order, then the sum.
+fn report(finished: &[Finished]) -> Result<()> {
+    println!("\nguests:");
+    for cell in finished {
+        println!("{cell}");
+    }
+    let failed = finished.iter().filter(|cell| cell.fault.is_some()).count();
+    println!("\n{} passed, {failed} failed", finished.len() - failed);
+    match failed {
+        0 => Ok(()),
+        failed => Err(Error::Checks { failed, what: "guest runs" }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cmdline::Mmu;
+    use crate::verdict::Verdict;
+
+    fn cell(verdict: &str, console: &[&str]) -> Cell {
+        let text = format!(
+            "[[run]]\nguest = \"g\"\ncpu = [\"amd\"]\nmmu = [\"nested\"]\nverdict = {verdict:?}\n\
+             timeout = 5\nconsole = {console:?}\n"
+        );
+        let matrix: Matrix = toml::from_str(&text).unwrap();
+        matrix.cells("", false).unwrap().remove(0)
+    }
+
+    fn outcome(verdict: &str, text: &str) -> Outcome {
+        Outcome {
+            verdict: Verdict::parse(verdict).unwrap(),
+            json: Vec::new(),
+            text: text.into(),
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_run_passes_only_with_its_verdict_and_all_its_console_text() {
+        let cell = cell("fail exit=3", &["one", "two"]);
+        assert_eq!(judged(&cell, &outcome("verdict: fail exit=3", "one\ntwo\n")), None);
+        assert!(judged(&cell, &outcome("verdict: fail exit=4", "one\ntwo\n")).is_some());
+        assert!(judged(&cell, &outcome("verdict: pass exit=0", "one\ntwo\n")).is_some());
+        let lacking = judged(&cell, &outcome("verdict: fail exit=3", "one\n")).unwrap();
+        assert_eq!(lacking, "the console lacks \"two\"");
+    }
+
+    #[test]
+    fn a_cell_becomes_the_run_one_would_type() {
+        let args = arguments(&cell("pass", &[]));
+        assert_eq!((args.guest.mmu, args.guest.mem, args.timeout), (Mmu::Nested, 64, Some(5)));
+    }
+}
