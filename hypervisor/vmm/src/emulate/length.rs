@@ -1,0 +1,189 @@
+//! Length and operands of instructions that are intercepted.
+//!
+//! CPUs without NRIPS or decode assists leave this to us, on every exit. So there
+//! are three steps: [`instruction_length`] compares the first bytes of the common,
+//! unprefixed instructions; [`intercepted`] decodes all that have an intercept with
+//! a few comparisons; what neither knows goes to `iced-x86`, which is complete.
+//!
+//! The bytes are the guest's to change: another vCPU may have written over the
+//! instruction since it exited. Whoever acts on an [`Operation`] compares it with
+//! the exit.
+
+mod modrm;
+mod opcode;
+
+use super::address::MemoryOperand;
+use super::mode::CodeSize;
+use anchorite_vcpu::{Gpr, SegmentRegister};
+use iced_x86::{Decoder, DecoderError, DecoderOptions};
+
+/// Bytes of the longest instruction. Source: SDM vol. 2, 2.3.11 "AVX Instruction Length".
+pub const MAX_LENGTH: usize = 15;
+
+/// An intercepted instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Intercepted {
+    /// Its bytes, prefixes included: 1–15.
+    pub length: u8,
+    /// What it does.
+    pub operation: Operation,
+}
+
+/// What an intercepted instruction does, with the operands an exit may leave out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// CPUID.
+    Cpuid,
+    /// HLT.
+    Halt,
+    /// RDMSR.
+    ReadMsr,
+    /// WRMSR.
+    WriteMsr,
+    /// VMCALL or VMMCALL.
+    Hypercall,
+    /// RDPMC.
+    Rdpmc,
+    /// XSETBV.
+    Xsetbv,
+    /// INVD.
+    Invd,
+    /// WBINVD.
+    Wbinvd,
+    /// MONITOR.
+    Monitor,
+    /// MWAIT.
+    Mwait,
+    /// PAUSE.
+    Pause,
+    /// CLTS.
+    Clts,
+    /// LMSW.
+    Lmsw(Source),
+    /// INVLPG of this operand's address.
+    Invlpg(MemoryOperand),
+    /// INVPCID: the type is in the register, the descriptor in memory.
+    Invpcid(Gpr, MemoryOperand),
+    /// MOV to a control register.
+    WriteControl {
+        /// 0, 2, 3, 4 or 8.
+        number: u8,
+        /// Its source.
+        from: Gpr,
+    },
+    /// MOV from a control register.
+    ReadControl {
+        /// 0, 2, 3, 4 or 8.
+        number: u8,
+        /// Its destination.
+        to: Gpr,
+    },
+    /// MOV to a debug register.
+    WriteDebug {
+        /// 0–7.
+        number: u8,
+        /// Its source.
+        from: Gpr,
+    },
+    /// MOV from a debug register.
+    ReadDebug {
+        /// 0–7.
+        number: u8,
+        /// Its destination.
+        to: Gpr,
+    },
+    /// IN.
+    In(PortOperand),
+    /// OUT.
+    Out(PortOperand),
+    /// INS.
+    Ins(StringPort),
+    /// OUTS.
+    Outs(StringPort),
+    /// Another instruction; only its length is known.
+    Other,
+}
+
+/// Where a 16-bit source comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A general register's low half.
+    Register(Gpr),
+    /// Memory.
+    Memory(MemoryOperand),
+}
+
+/// The operands of IN and OUT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortOperand {
+    /// The port in the instruction; `None` where it is in DX.
+    pub port: Option<u8>,
+    /// Bytes moved: 1, 2 or 4.
+    pub size: u8,
+}
+
+/// The operands of INS and OUTS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StringPort {
+    /// Bytes an iteration moves: 1, 2 or 4.
+    pub size: u8,
+    /// Bytes of the index and count registers: 2, 4 or 8.
+    pub address_bytes: u8,
+    /// With a REP prefix.
+    pub repeat: bool,
+    /// The segment of the memory operand.
+    pub segment: SegmentRegister,
+}
+
+/// Why bytes are no instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LengthError {
+    /// The instruction goes on beyond the bytes given.
+    Truncated,
+    /// No such instruction, or longer than 15 bytes.
+    Invalid,
+}
+
+/// The length of the instruction at the start of `bytes`.
+///
+/// For the common intercepted instructions without prefixes this is a comparison
+/// or two; see [`intercepted`] for the rest.
+#[inline]
+pub fn instruction_length(bytes: &[u8], code: CodeSize) -> Result<u8, LengthError> {
+    match *bytes {
+        // CPUID, RDMSR, WRMSR, CLTS, INVD; IN and OUT with a number.
+        [0x0f, 0xa2 | 0x32 | 0x30 | 0x06 | 0x08, ..] | [0xe4..=0xe7, _, ..] => Ok(2),
+        // VMCALL, VMMCALL, XSETBV.
+        [0x0f, 0x01, 0xc1 | 0xd9 | 0xd1, ..] => Ok(3),
+        // MOV to and from control registers 0, 2, 3, 4.
+        [0x0f, 0x20 | 0x22, modrm, ..] if 0b0001_1101 >> (modrm >> 3 & 7) & 1 != 0 => Ok(3),
+        // HLT; IN and OUT with DX.
+        [0xf4 | 0xec..=0xef, ..] => Ok(1),
+        _ => intercepted(bytes, 0, code).map(|instruction| instruction.length),
+    }
+}
+
+/// Decodes the instruction at the start of `bytes`.
+///
+/// `rip` is its address, for operands relative to RIP; any value does where only
+/// the length is of interest.
+pub fn intercepted(bytes: &[u8], rip: u64, code: CodeSize) -> Result<Intercepted, LengthError> {
+    match opcode::decode(&bytes[..bytes.len().min(MAX_LENGTH)], rip, code) {
+        Some(instruction) => Ok(instruction),
+        None => by_iced(bytes, code),
+    }
+}
+
+/// The complete decoder.
+#[cold]
+fn by_iced(bytes: &[u8], code: CodeSize) -> Result<Intercepted, LengthError> {
+    let mut decoder = Decoder::new(code.bits(), bytes, DecoderOptions::NONE);
+    let instruction = decoder.decode();
+    match decoder.last_error() {
+        DecoderError::None => {
+            Ok(Intercepted { length: instruction.len() as u8, operation: Operation::Other })
+        }
+        DecoderError::NoMoreBytes if bytes.len() < MAX_LENGTH => Err(LengthError::Truncated),
+        _ => Err(LengthError::Invalid),
+    }
+}
