@@ -1,0 +1,136 @@
+//! The host memory that backs the guest's RAM.
+
+#![expect(unsafe_code, reason = "accesses memory that the guest changes at any time")]
+
+use super::direct_map;
+use anchorite_addr::Hpa;
+use anchorite_vmm::memory::{HostMemory, OutsideHostMemory};
+use core::ops::Range;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// One physical range, of which the hypervisor keeps no reference: all accesses
+/// are checked against it and made through raw pointers.
+#[derive(Clone, Debug)]
+pub struct GuestRam {
+    range: Range<u64>,
+}
+
+impl GuestRam {
+    /// The guest's RAM at `range`, which nobody else may use from now on.
+    pub(super) const fn new(range: Range<u64>) -> Self {
+        Self { range }
+    }
+
+    /// The first byte.
+    pub const fn start(&self) -> Hpa {
+        Hpa::new(self.range.start)
+    }
+
+    /// Bytes of it.
+    pub const fn bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    /// Where `bytes` bytes at `at` are mapped, aligned to `alignment`.
+    #[inline]
+    fn pointer(&self, at: Hpa, bytes: u64, alignment: u64) -> Result<*mut u8, OutsideHostMemory> {
+        if self.contains(at, bytes) && at.as_u64() % alignment == 0 {
+            Ok(direct_map::pointer(at.as_u64()).as_ptr())
+        } else {
+            Err(OutsideHostMemory { at, bytes })
+        }
+    }
+}
+
+impl HostMemory for GuestRam {
+    #[inline]
+    fn contains(&self, first: Hpa, bytes: u64) -> bool {
+        let first = first.as_u64();
+        first >= self.range.start && first <= self.range.end && bytes <= self.range.end - first
+    }
+
+    fn read(&self, at: Hpa, into: &mut [u8]) -> Result<(), OutsideHostMemory> {
+        let from = self.pointer(at, into.len() as u64, 1)?;
+        // SAFETY: in bounds; `into` cannot overlap memory that nobody has references to.
+        unsafe { copy(into.as_mut_ptr(), from, into.len(), from.addr()) };
+        Ok(())
+    }
+
+    fn write(&self, at: Hpa, from: &[u8]) -> Result<(), OutsideHostMemory> {
+        let into = self.pointer(at, from.len() as u64, 1)?;
+        // SAFETY: as for `read`.
+        unsafe { copy(into, from.as_ptr(), from.len(), into.addr()) };
+        Ok(())
+    }
+
+    fn zero(&self, at: Hpa, bytes: u64) -> Result<(), OutsideHostMemory> {
+        let start = self.pointer(at, bytes, 1)?;
+        // SAFETY: in bounds; nobody has references to this memory.
+        unsafe { start.write_bytes(0, bytes as usize) };
+        Ok(())
+    }
+
+    #[inline]
+    fn load_u32(&self, at: Hpa) -> Result<u32, OutsideHostMemory> {
+        let pointer = self.pointer(at, 4, 4)?;
+        // SAFETY: in bounds and aligned; atomic, since the guest may write it.
+        Ok(unsafe { AtomicU32::from_ptr(pointer.cast()) }.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn load_u64(&self, at: Hpa) -> Result<u64, OutsideHostMemory> {
+        let pointer = self.pointer(at, 8, 8)?;
+        // SAFETY: in bounds and aligned; atomic, since the guest may write it.
+        Ok(unsafe { AtomicU64::from_ptr(pointer.cast()) }.load(Ordering::Relaxed))
+    }
+
+    fn compare_exchange_u32(&self, at: Hpa, old: u32, new: u32) -> Result<bool, OutsideHostMemory> {
+        let pointer = self.pointer(at, 4, 4)?;
+        // SAFETY: in bounds and aligned; atomic, since the guest may write it.
+        let word = unsafe { AtomicU32::from_ptr(pointer.cast()) };
+        Ok(word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+    }
+
+    fn compare_exchange_u64(&self, at: Hpa, old: u64, new: u64) -> Result<bool, OutsideHostMemory> {
+        let pointer = self.pointer(at, 8, 8)?;
+        // SAFETY: in bounds and aligned; atomic, since the guest may write it.
+        let word = unsafe { AtomicU64::from_ptr(pointer.cast()) };
+        Ok(word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+    }
+}
+
+/// Copies `bytes` bytes between guest memory and our own. One that is a naturally
+/// aligned word on the guest's side (`guest_address`) is copied in one access.
+///
+/// # Safety
+/// Both sides must be valid for `bytes` bytes and must not overlap.
+#[inline]
+unsafe fn copy(into: *mut u8, from: *const u8, bytes: usize, guest_address: usize) {
+    // SAFETY: passed on from the caller; volatile accesses are not torn by the
+    // compiler, and the side that is ours needs no alignment.
+    unsafe {
+        match bytes {
+            1 => into.write_volatile(from.read_volatile()),
+            2 if guest_address % 2 == 0 => copy_word::<u16>(into, from, guest_address),
+            4 if guest_address % 4 == 0 => copy_word::<u32>(into, from, guest_address),
+            8 if guest_address % 8 == 0 => copy_word::<u64>(into, from, guest_address),
+            _ => core::ptr::copy_nonoverlapping(from, into, bytes),
+        }
+    }
+}
+
+/// One word, volatile on the guest's side.
+///
+/// # Safety
+/// As for [`copy`], and the guest's side is aligned to the word.
+#[inline]
+unsafe fn copy_word<T: Copy>(into: *mut u8, from: *const u8, guest_address: usize) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        if into.addr() == guest_address {
+            into.cast::<T>().write_volatile(from.cast::<T>().read_unaligned());
+        } else {
+            into.cast::<T>().write_unaligned(from.cast::<T>().read_volatile());
+        }
+    }
+}
