@@ -8,9 +8,11 @@
 
 pub mod bench;
 pub mod mmio;
+pub mod options;
 pub mod port;
 pub mod verdict;
 
+pub use options::{Mmu, OptionError, Options};
 pub use verdict::Verdict;
 
 /// EAX of a hypercall (VMCALL or VMMCALL) that does nothing but return.

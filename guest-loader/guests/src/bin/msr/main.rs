@@ -52,7 +52,8 @@ fn run(_boot: &BootInfo) -> Status {
 /// Registers that this guest's code does not depend on: segment bases (nothing uses
 /// FS or GS), syscall and sysenter targets (nothing executes those).
 fn round_trips(report: &mut Report) {
-    let registers = [STAR, LSTAR, CSTAR, FS_BASE, GS_BASE, KERNEL_GS_BASE, SYSENTER[1], SYSENTER[2]];
+    let registers =
+        [STAR, LSTAR, CSTAR, FS_BASE, GS_BASE, KERNEL_GS_BASE, SYSENTER[1], SYSENTER[2]];
     for index in registers {
         for value in [0, 0x1122_3344, CANONICAL_HIGH] {
             round_trip(report, index, value);

@@ -1,0 +1,227 @@
+//! The image's own command line.
+//!
+//! `<name of the image> mmu=nested mem=64 timeout=20 json=1 -freq 1000 -- …`: the boot
+//! loader puts the name first, `-freq` is Hermit's own word, and whatever follows
+//! `--` is not ours. Tools write it with `Display`, the image reads it with
+//! [`Options::parse`].
+
+use core::fmt;
+
+/// How guest-physical memory is translated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mmu {
+    /// By the processor: NPT or EPT.
+    #[default]
+    Nested,
+    /// By shadow page tables.
+    Shadow,
+}
+
+impl Mmu {
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nested => "nested",
+            Self::Shadow => "shadow",
+        }
+    }
+}
+
+/// What the image is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options<'a> {
+    /// How guest-physical memory is translated.
+    pub mmu: Mmu,
+    /// Guest RAM in MiB.
+    pub mem_mib: u32,
+    /// The guest is stopped after so many seconds.
+    pub timeout_s: u32,
+    /// Print the counters as lines of JSON at the end.
+    pub json: bool,
+    /// The zap policy of the shadow engine: its name and parameters.
+    pub zap: Option<&'a str>,
+    /// Most shadow pages the engine may hold; 0 for as many as fit.
+    pub shadow_pages: u32,
+    /// The rate of the TSC, where it is known; saves Hermit's 30 ms of measuring.
+    pub tsc_mhz: Option<u16>,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self {
+            mmu: Mmu::default(),
+            mem_mib: 64,
+            timeout_s: 60,
+            json: false,
+            zap: None,
+            shadow_pages: 0,
+            tsc_mhz: None,
+        }
+    }
+}
+
+/// A word of the command line that cannot be obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionError<'a> {
+    /// No option has this name.
+    Unknown {
+        /// The word.
+        word: &'a str,
+    },
+    /// The option does not take this value.
+    BadValue {
+        /// The option's name.
+        name: &'static str,
+        /// The value given.
+        value: &'a str,
+        /// The values it takes.
+        expected: &'static str,
+    },
+}
+
+impl fmt::Display for OptionError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown { word } => write!(
+                f,
+                "unknown option {word:?}; known are mmu=, mem=, timeout=, json=, zap=, shadow_pages=, -freq"
+            ),
+            Self::BadValue { name, value, expected } => {
+                write!(f, "option {name}={value:?} is not {expected}")
+            }
+        }
+    }
+}
+
+impl<'a> Options<'a> {
+    /// Reads the raw command line.
+    pub fn parse(line: &'a str) -> Result<Self, OptionError<'a>> {
+        let mut options = Self::default();
+        let mut words = line.split_ascii_whitespace().enumerate();
+        while let Some((position, word)) = words.next() {
+            match word.split_once('=') {
+                _ if word == "--" => break,
+                _ if word == "-freq" => {
+                    let value = words.next().map_or("", |(_, value)| value);
+                    options.tsc_mhz = Some(number(value, "-freq", 1..=u32::from(u16::MAX))? as u16);
+                }
+                Some((name, value)) => options.set(word, name, value)?,
+                // The boot loader's name for the image.
+                None if position == 0 => {}
+                None => return Err(OptionError::Unknown { word }),
+            }
+        }
+        Ok(options)
+    }
+
+    fn set(&mut self, word: &'a str, name: &str, value: &'a str) -> Result<(), OptionError<'a>> {
+        match name {
+            "mmu" => self.mmu = mmu(value)?,
+            "mem" => self.mem_mib = number(value, "mem", 2..=1 << 20)?,
+            "timeout" => self.timeout_s = number(value, "timeout", 1..=1 << 24)?,
+            "json" => self.json = number(value, "json", 0..=1)? == 1,
+            "shadow_pages" => self.shadow_pages = number(value, "shadow_pages", 0..=1 << 24)?,
+            "zap" => self.zap = Some(value),
+            _ => return Err(OptionError::Unknown { word }),
+        }
+        Ok(())
+    }
+}
+
+fn mmu(value: &str) -> Result<Mmu, OptionError<'_>> {
+    [Mmu::Nested, Mmu::Shadow]
+        .into_iter()
+        .find(|mmu| mmu.name() == value)
+        .ok_or(OptionError::BadValue { name: "mmu", value, expected: "nested or shadow" })
+}
+
+fn number<'a>(
+    value: &'a str,
+    name: &'static str,
+    range: core::ops::RangeInclusive<u32>,
+) -> Result<u32, OptionError<'a>> {
+    let expected = match name {
+        "mem" => "a number of MiB, 2 to 1048576",
+        "timeout" => "a number of seconds, 1 to 16777216",
+        "json" => "0 or 1",
+        "shadow_pages" => "a number of pages, at most 16777216",
+        _ => "a number of MHz, 1 to 65535",
+    };
+    value.parse().ok().filter(|number| range.contains(number)).ok_or(OptionError::BadValue {
+        name,
+        value,
+        expected,
+    })
+}
+
+impl fmt::Display for Options<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mmu={} mem={} timeout={}", self.mmu.name(), self.mem_mib, self.timeout_s)?;
+        if self.json {
+            f.write_str(" json=1")?;
+        }
+        if let Some(zap) = self.zap {
+            write!(f, " zap={zap}")?;
+        }
+        if self.shadow_pages != 0 {
+            write!(f, " shadow_pages={}", self.shadow_pages)?;
+        }
+        if let Some(mhz) = self.tsc_mhz {
+            write!(f, " -freq {mhz}")?;
+        }
+        f.write_str(" --")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn what_a_tool_writes_the_image_reads() {
+        let options = Options {
+            mmu: Mmu::Shadow,
+            mem_mib: 512,
+            timeout_s: 7,
+            json: true,
+            zap: Some("batch:64"),
+            shadow_pages: 4096,
+            tsc_mhz: Some(1000),
+        };
+        assert_eq!(Options::parse(&options.to_string()), Ok(options));
+        let default = Options::default();
+        assert_eq!(Options::parse(&default.to_string()), Ok(default));
+    }
+
+    #[test]
+    fn the_boot_loaders_name_and_what_follows_the_dashes_are_not_ours() {
+        let options =
+            Options::parse("/boot/anchorite.elf mem=32 -- mem=64 anything").expect("fine");
+        assert_eq!(options.mem_mib, 32);
+        assert_eq!(Options::parse(""), Ok(Options::default()));
+    }
+
+    #[test]
+    fn words_that_cannot_be_obeyed_are_named() {
+        let unknown = |word| Err(OptionError::Unknown { word });
+        assert_eq!(Options::parse("a memory=3"), unknown("memory=3"));
+        assert_eq!(Options::parse("a quiet"), unknown("quiet"));
+        for line in [
+            "mem=",
+            "mem=0",
+            "mem=x",
+            "mem=-1",
+            "json=2",
+            "mmu=none",
+            "-freq",
+            "-freq 0",
+            "-freq 65536",
+            "timeout=0",
+        ] {
+            let error = Options::parse(line).expect_err(line);
+            assert!(matches!(error, OptionError::BadValue { .. }), "{line}: {error}");
+        }
+    }
+}
