@@ -10,6 +10,7 @@
 //! | [`boot`] | what the boot loader told, who owns which RAM |
 //! | [`memory`] | the direct map, frames from `talc`, the guest's RAM |
 //! | [`serial`], [`console`] | text out, key strokes in |
+//! | [`host`] | all that a machine asks of its host |
 //! | [`clock`], [`tasks`] | time, and the tick that ends a guest's turn |
 //! | [`exceptions`], [`msr`] | host faults: an error value where one is expected, a report elsewhere |
 //! | [`power`] | the end of the run |
@@ -29,6 +30,8 @@ pub mod console;
 pub mod exceptions;
 #[cfg(target_os = "none")]
 mod instructions;
+#[cfg(target_os = "none")]
+pub mod host;
 pub mod memory;
 #[cfg(target_os = "none")]
 pub mod msr;

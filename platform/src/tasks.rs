@@ -20,7 +20,7 @@ const HELPER_PRIORITY: u8 = 2;
 const VCPU_PRIORITY: u8 = 1;
 const HELPER_STACK_BYTES: usize = 32 << 10;
 /// Hermit sleeps by timer from this length on; below it spins.
-const SHORTEST_SLEEP_MICROSECONDS: u64 = 10_000;
+pub(crate) const SHORTEST_SLEEP_MICROSECONDS: u64 = 10_000;
 
 static TICK_MICROSECONDS: AtomicU64 = AtomicU64::new(0);
 

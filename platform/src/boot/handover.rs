@@ -7,6 +7,7 @@ use super::layout::Layout;
 use super::tables::Tables;
 use super::{device_tree, loaders};
 use crate::serial;
+use anchorite_abi::Options;
 use core::cell::UnsafeCell;
 use core::fmt::Write;
 use core::num::{NonZeroU16, NonZeroU64};
@@ -162,11 +163,11 @@ extern "C" fn boot_main(magic: u32, address: u32) -> ! {
 
 fn prepare_hermit(handover: &mut Handover, layout: &Layout, image: &Range<u64>) {
     handover.hermit_multiboot.fill(&layout.hermit);
-    let mut words = handover.information.command_line.as_str().split_whitespace();
-    let frequency = words.find_map(|word| word.strip_prefix("freq=")).unwrap_or_default();
-    if frequency.parse::<u16>().is_ok_and(|megahertz| megahertz > 0) {
+    if let Ok(Options { tsc_mhz: Some(mhz), .. }) =
+        Options::parse(handover.information.command_line.as_str())
+    {
         let mut line = LineBuffer { bytes: [0; 64], used: 0 };
-        let _ = write!(line, "anchorite -freq {frequency}");
+        let _ = write!(line, "anchorite -freq {mhz}");
         handover.hermit_command_line.set(&line.bytes[..line.used]);
     }
     let mut device_tree_address = None;
