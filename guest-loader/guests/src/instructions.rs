@@ -13,7 +13,7 @@ use crate::trap::Exception;
 macro_rules! port_access {
     ($width:ty, $read:ident, $write:ident, $register:tt) => {
         #[doc = concat!("Reads a port, ", stringify!($width), ".")]
-        #[inline(always)]
+        #[inline]
         pub fn $read(port: u16) -> $width {
             let value;
             // SAFETY: port reads of this machine's devices touch no memory of ours.
@@ -25,7 +25,7 @@ macro_rules! port_access {
         }
 
         #[doc = concat!("Writes a port, ", stringify!($width), ".")]
-        #[inline(always)]
+        #[inline]
         pub fn $write(port: u16, value: $width) {
             // SAFETY: no device of this machine is programmed to touch our memory.
             // Memory is not marked untouched: the write may raise an interrupt at once.
@@ -55,22 +55,33 @@ pub struct Cpuid {
 }
 
 /// CPUID of `leaf` and `subleaf`.
-#[inline(always)]
+#[inline]
 pub fn cpuid(leaf: u32, subleaf: u32) -> Cpuid {
-    // SAFETY: every processor in long mode has CPUID.
-    let value = unsafe { core::arch::x86_64::__cpuid_count(leaf, subleaf) };
-    Cpuid { eax: value.eax, ebx: value.ebx, ecx: value.ecx, edx: value.edx }
+    let (eax, ecx, edx);
+    let ebx: u64;
+    // SAFETY: every processor in long mode has CPUID. RBX is the compiler's own, so it
+    // is saved in another register.
+    unsafe {
+        asm!("mov {saved}, rbx", "cpuid", "xchg {saved}, rbx", saved = out(reg) ebx,
+            inout("eax") leaf => eax, inout("ecx") subleaf => ecx, out("edx") edx,
+            options(nomem, nostack, preserves_flags));
+    }
+    Cpuid { eax, ebx: ebx as u32, ecx, edx }
 }
 
 /// The time-stamp counter.
-#[inline(always)]
+#[inline]
 pub fn rdtsc() -> u64 {
-    // SAFETY: RDTSC only writes EDX:EAX.
-    unsafe { core::arch::x86_64::_rdtsc() }
+    let (low, high): (u32, u32);
+    // SAFETY: RDTSC only writes EDX:EAX. Volatile, so that it stays where it is written.
+    unsafe {
+        asm!("rdtsc", out("eax") low, out("edx") high, options(nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
 }
 
 /// Reads a model-specific register.
-#[inline(always)]
+#[inline]
 pub fn rdmsr(index: u32) -> Result<u64, Exception> {
     let (mut low, mut high) = (0u32, 0u32);
     // SAFETY: reading has no effect on memory; an exception is caught.
@@ -85,7 +96,7 @@ pub fn rdmsr(index: u32) -> Result<u64, Exception> {
 /// # Safety
 /// The value must not change how memory is mapped or executed in a way that the
 /// running code does not expect (EFER, APIC base, memory types, syscall targets).
-#[inline(always)]
+#[inline]
 pub unsafe fn wrmsr(index: u32, value: u64) -> Result<(), Exception> {
     // SAFETY: by the caller; an exception is caught.
     unsafe {
@@ -95,7 +106,7 @@ pub unsafe fn wrmsr(index: u32, value: u64) -> Result<(), Exception> {
 }
 
 /// VMCALL with `number` in EAX; gives EAX.
-#[inline(always)]
+#[inline]
 pub fn vmcall(number: u32) -> Result<u32, Exception> {
     let mut eax = number;
     // SAFETY: the protocol's hypercalls change no memory of the guest.
@@ -104,7 +115,7 @@ pub fn vmcall(number: u32) -> Result<u32, Exception> {
 }
 
 /// VMMCALL with `number` in EAX; gives EAX.
-#[inline(always)]
+#[inline]
 pub fn vmmcall(number: u32) -> Result<u32, Exception> {
     let mut eax = number;
     // SAFETY: as for `vmcall`.
@@ -116,7 +127,7 @@ pub fn vmmcall(number: u32) -> Result<u32, Exception> {
 macro_rules! control_read {
     ($name:ident, $register:literal) => {
         #[doc = concat!("Reads ", $register, ".")]
-        #[inline(always)]
+        #[inline]
         pub fn $name() -> u64 {
             let value;
             // SAFETY: a read has no effect.
@@ -136,7 +147,7 @@ macro_rules! control_write {
         ///
         /// # Safety
         /// The running code, its stack and its data must stay mapped as they are.
-        #[inline(always)]
+        #[inline]
         pub unsafe fn $name(value: u64) -> Result<(), Exception> {
             // SAFETY: by the caller; an exception is caught.
             unsafe {
@@ -156,7 +167,7 @@ control_write!(write_cr3, "cr3");
 control_write!(write_cr4, "cr4");
 
 /// Loads CR3 with the value it has: flushes the TLB except for global pages.
-#[inline(always)]
+#[inline]
 pub fn reload_cr3() {
     // SAFETY: the same tables stay in use.
     unsafe {
@@ -165,7 +176,7 @@ pub fn reload_cr3() {
 }
 
 /// Forgets the translation of one linear address.
-#[inline(always)]
+#[inline]
 pub fn invlpg(address: u64) {
     // SAFETY: a translation is only dropped, never changed.
     unsafe { asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) }
@@ -189,28 +200,28 @@ struct DescriptorPointer {
 }
 
 /// Allows maskable interrupts, after the next instruction.
-#[inline(always)]
+#[inline]
 pub fn sti() {
     // SAFETY: every vector has a gate.
     unsafe { asm!("sti", options(nostack)) }
 }
 
 /// Holds maskable interrupts off.
-#[inline(always)]
+#[inline]
 pub fn cli() {
     // SAFETY: fewer events than before.
     unsafe { asm!("cli", options(nostack)) }
 }
 
 /// Allows interrupts and waits for one, with nothing in between; then holds them off.
-#[inline(always)]
+#[inline]
 pub fn wait_for_interrupt() {
     // SAFETY: every vector has a gate.
     unsafe { asm!("sti", "hlt", "cli", options(nostack)) }
 }
 
 /// The flags register.
-#[inline(always)]
+#[inline]
 pub fn rflags() -> u64 {
     let value;
     // SAFETY: pushes and pops one word; the target has no red zone.
@@ -227,7 +238,7 @@ pub fn halt_forever() -> ! {
 }
 
 /// Nothing, but the compiler may not remove the loop around it.
-#[inline(always)]
+#[inline]
 pub fn nothing() {
     // SAFETY: no instruction at all.
     unsafe { asm!("", options(nostack, preserves_flags)) }

@@ -30,12 +30,12 @@ impl Report {
     }
 
     /// Counts a comparison; prints both sides where they differ.
-    pub fn equal<T: PartialEq + LowerHex>(&mut self, what: impl Display, got: T, want: T) {
+    pub fn equal<T: Copy + PartialEq + LowerHex>(&mut self, what: impl Display, got: T, want: T) {
         self.check(format_args!("{what}: got {got:#x}, want {want:#x}"), got == want);
     }
 
     /// Counts a comparison of values that print as `Debug`.
-    pub fn same<T: PartialEq + Debug>(&mut self, what: impl Display, got: T, want: T) {
+    pub fn same<T: Copy + PartialEq + Debug>(&mut self, what: impl Display, got: T, want: T) {
         self.check(format_args!("{what}: got {got:?}, want {want:?}"), got == want);
     }
 

@@ -21,7 +21,7 @@ pub struct Samples {
 impl Samples {
     /// Measures `count` calls of `operation`, [`REPEATS`] times. The host is told of
     /// the begin and the end outside the measured window; `id` names the section there.
-    #[inline(always)]
+    #[inline]
     pub fn measure(id: u32, count: u32, mut operation: impl FnMut()) -> Self {
         let mut ticks = [0; REPEATS];
         command(Command::Begin(id));

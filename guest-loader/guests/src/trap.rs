@@ -15,7 +15,7 @@ global_asm!(include_str!("trap.s"), dispatch = sym dispatch);
 
 unsafe extern "C" {
     static trap_entries: u8;
-    static guest_gdt_tss: u8;
+    static guest_gdt_tss: [u64; 2];
 }
 
 /// Selector of the 64-bit code segment.
@@ -241,8 +241,8 @@ fn load_tss() {
         (table[word], table[word + 1]) = (top as u32, (top >> 32) as u32);
     }
     table[25] = 104 << 16; // no I/O permission bitmap
-    let low = 103 | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
-    let descriptor = (&raw const guest_gdt_tss).cast::<[u64; 2]>().cast_mut();
+    let low = 0x67 | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
+    let descriptor = (&raw const guest_gdt_tss).cast_mut();
     // SAFETY: called once before any interrupt can come; the descriptor's 16 bytes
     // are reserved in the GDT (`boot.s`), which is writable memory of this image.
     unsafe {

@@ -74,8 +74,9 @@ fn processor(bench: &mut Bench) {
     bench.section("invlpg", || instructions::invlpg(0x20_0000));
     bench.section("cr3_reload", instructions::reload_cr3);
     let (cr0, cr4) = (instructions::read_cr0(), instructions::read_cr4());
-    // SAFETY: (both) the register keeps its value.
+    // SAFETY: the register keeps its value.
     bench.section("cr0_write", || unsafe { asm!("mov cr0, {}", in(reg) cr0, options(nostack)) });
+    // SAFETY: as above.
     bench.section("cr4_write", || unsafe { asm!("mov cr4, {}", in(reg) cr4, options(nostack)) });
     bench.section("rdtsc", || {
         instructions::rdtsc();
@@ -90,10 +91,11 @@ fn hypercalls(bench: &mut Bench) {
     };
     match (probe, vendor()) {
         (Err(exception), _) => bench.report.skip(name, format_args!("raises {exception:x?}")),
-        // SAFETY: (both) the probe showed that the hypercall returns.
+        // SAFETY: the probe showed that the hypercall returns.
         (Ok(_), Vendor::Amd) => bench.section(name, || unsafe {
             asm!("vmmcall", inout("eax") HYPERCALL_NOP => _, options(nostack));
         }),
+        // SAFETY: as above.
         (Ok(_), Vendor::Intel) => bench.section(name, || unsafe {
             asm!("vmcall", inout("eax") HYPERCALL_NOP => _, options(nostack));
         }),
@@ -179,7 +181,7 @@ impl Bench {
         bench
     }
 
-    #[inline(always)]
+    #[inline]
     fn section(&mut self, name: &'static str, operation: impl FnMut()) {
         let samples = Samples::measure(self.used as u32, self.count, operation);
         self.keep(name, samples);
