@@ -1,0 +1,254 @@
+//! Control registers and IA32_EFER.
+//!
+//! The hardware checks privilege before the exit; the values are checked here, with
+//! the bits of features that the guest is not shown counted as reserved.
+//!
+//! Source: SDM vol. 3, 2.5 "Control Registers"; vol. 2, "MOV—Move to/from Control
+//! Registers"; APM vol. 2, 3.1 "System Control Registers".
+
+use super::msr::{Refused, general_protection};
+use crate::action::{ExitAction, Stop};
+use crate::emulate::Operation;
+use crate::emulate::length::Source;
+use crate::host::Host;
+use crate::machine::Machine;
+use crate::translation::Translation;
+use anchorite_shadow::Registers as PagingRegisters;
+use anchorite_vcpu::exit::{ControlAccess, ControlExit};
+use anchorite_vcpu::{
+    ControlRegister, Cr0, Cr4, Efer, Gpr, Rflags, SegmentAttributes, SegmentRegister, Vcpu,
+};
+
+/// The CR0 bits that a write changes; the others below bit 32 are ignored.
+const CR0_BITS: Cr0 = Cr0::all();
+/// The CR0 bits that LMSW writes: PE, MP, EM, TS.
+const LMSW_BITS: u64 = 0xf;
+/// The CR0 bits whose change makes cached translations wrong.
+const CR0_PAGING: Cr0 = Cr0::PG.union(Cr0::WP);
+/// The CR4 bits whose change makes cached translations wrong.
+const CR4_PAGING: Cr4 = Cr4::PSE
+    .union(Cr4::PAE)
+    .union(Cr4::PGE)
+    .union(Cr4::PCIDE)
+    .union(Cr4::LA57)
+    .union(Cr4::SMEP)
+    .union(Cr4::SMAP)
+    .union(Cr4::PKE);
+
+impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
+    pub(crate) fn control(&mut self, exit: &ControlExit) -> ExitAction {
+        let Some(access) = self.complete(exit) else {
+            return ExitAction::Stop(Stop::Emulation { what: "no MOV to a register", gpa: None });
+        };
+        let done = match access {
+            Complete::Write(from) => {
+                let value = self.operand(from);
+                self.write_control(exit.number, value)
+            }
+            Complete::Read(to) => self.read_control(exit.number, to),
+            Complete::Clts => {
+                let cr0 = self.vcpu.control(ControlRegister::Cr0);
+                self.write_cr0(cr0 & !Cr0::TS.bits())
+            }
+            Complete::Lmsw(source) => self.load_status_word(source),
+        };
+        match done {
+            Ok(()) => self.skip(),
+            Err(Refused) => general_protection(),
+        }
+    }
+
+    /// Finds the operand that the CPU left out by decoding the instruction.
+    fn complete(&mut self, exit: &ControlExit) -> Option<Complete> {
+        match exit.access {
+            ControlAccess::Write(Some(from)) => return Some(Complete::Write(from)),
+            ControlAccess::Read(Some(to)) => return Some(Complete::Read(to)),
+            ControlAccess::Clts => return Some(Complete::Clts),
+            ControlAccess::Lmsw(Some(source)) => return Some(Complete::Lmsw(source)),
+            _ => {}
+        }
+        match self.decode_intercepted()?.operation {
+            Operation::WriteControl { number, from } if number == exit.number => {
+                Some(Complete::Write(from))
+            }
+            Operation::ReadControl { number, to } if number == exit.number => {
+                Some(Complete::Read(to))
+            }
+            Operation::Clts => Some(Complete::Clts),
+            Operation::Lmsw(Source::Register(register)) => {
+                Some(Complete::Lmsw(self.vcpu.regs()[register] as u16))
+            }
+            Operation::Lmsw(Source::Memory(operand)) => {
+                Some(Complete::Lmsw(self.load_word(&operand)?))
+            }
+            _ => None,
+        }
+    }
+
+    fn write_control(&mut self, number: u8, value: u64) -> Result<(), Refused> {
+        match number {
+            0 => self.write_cr0(value),
+            2 => {
+                self.vcpu.set_control(ControlRegister::Cr2, value);
+                Ok(())
+            }
+            3 => self.write_cr3(value),
+            4 => self.write_cr4(value),
+            8 if value < 16 => {
+                self.vcpu.set_control(ControlRegister::Cr8, value);
+                Ok(())
+            }
+            _ => Err(Refused),
+        }
+    }
+
+    fn read_control(&mut self, number: u8, to: Gpr) -> Result<(), Refused> {
+        let register = match number {
+            0 => ControlRegister::Cr0,
+            2 => ControlRegister::Cr2,
+            3 => ControlRegister::Cr3,
+            4 => ControlRegister::Cr4,
+            8 => ControlRegister::Cr8,
+            _ => return Err(Refused),
+        };
+        let value = self.vcpu.control(register);
+        // Outside 64-bit mode the registers' upper halves are zero on both sides.
+        self.vcpu.regs_mut()[to] = value;
+        Ok(())
+    }
+
+    /// LMSW can set PE but not clear it.
+    fn load_status_word(&mut self, source: u16) -> Result<(), Refused> {
+        let cr0 = self.vcpu.control(ControlRegister::Cr0);
+        let low = u64::from(source) & LMSW_BITS | cr0 & Cr0::PE.bits();
+        self.write_cr0(cr0 & !LMSW_BITS | low)
+    }
+
+    fn write_cr0(&mut self, value: u64) -> Result<(), Refused> {
+        if value >> 32 != 0 {
+            return Err(Refused);
+        }
+        let new = Cr0::from_bits_truncate(value) & CR0_BITS | Cr0::ET;
+        let old = Cr0::from_bits_retain(self.vcpu.control(ControlRegister::Cr0));
+        self.check_cr0(old, new)?;
+
+        if (old ^ new).intersects(CR0_PAGING) {
+            let mut registers = self.paging_registers();
+            registers.cr0 = anchorite_shadow::Cr0::from_bits_retain(new.bits());
+            self.tell_translation(ControlRegister::Cr0, registers)?;
+        }
+        self.vcpu.set_control(ControlRegister::Cr0, new.bits());
+        Ok(())
+    }
+
+    fn check_cr0(&self, old: Cr0, new: Cr0) -> Result<(), Refused> {
+        let paging = new.contains(Cr0::PG);
+        if (paging && !new.contains(Cr0::PE)) || (new.contains(Cr0::NW) && !new.contains(Cr0::CD)) {
+            return Err(Refused);
+        }
+        if old.contains(Cr0::PG) == paging {
+            return Ok(());
+        }
+
+        let efer = Efer::from_bits_retain(self.vcpu.control(ControlRegister::Efer));
+        let cr4 = Cr4::from_bits_retain(self.vcpu.control(ControlRegister::Cr4));
+        let cs = self.vcpu.segment(SegmentRegister::Cs).attributes;
+        let long_code = cs.contains(SegmentAttributes::LONG);
+        let forbidden = if paging {
+            efer.contains(Efer::LME) && (!cr4.contains(Cr4::PAE) || long_code)
+        } else {
+            (efer.contains(Efer::LMA) && long_code) || cr4.contains(Cr4::PCIDE)
+        };
+        if forbidden { Err(Refused) } else { Ok(()) }
+    }
+
+    fn write_cr3(&mut self, value: u64) -> Result<(), Refused> {
+        let long = self.vcpu.control(ControlRegister::Efer) & Efer::LMA.bits() != 0;
+        let width = self.physical_bits;
+        if long && value >> width != 0 {
+            return Err(Refused);
+        }
+        let registers = PagingRegisters { cr3: value, ..self.paging_registers() };
+        self.tell_translation(ControlRegister::Cr3, registers)?;
+        self.vcpu.set_control(ControlRegister::Cr3, value);
+        Ok(())
+    }
+
+    fn write_cr4(&mut self, value: u64) -> Result<(), Refused> {
+        let new = Cr4::from_bits_retain(value);
+        if !self.cr4_bits.contains(new) {
+            return Err(Refused);
+        }
+        let old = Cr4::from_bits_retain(self.vcpu.control(ControlRegister::Cr4));
+        let efer = Efer::from_bits_retain(self.vcpu.control(ControlRegister::Efer));
+        let leaves_pae = old.contains(Cr4::PAE) && !new.contains(Cr4::PAE);
+        if leaves_pae && efer.contains(Efer::LMA) {
+            return Err(Refused);
+        }
+
+        if (old ^ new).intersects(CR4_PAGING) {
+            let mut registers = self.paging_registers();
+            registers.cr4 = anchorite_shadow::Cr4::from_bits_retain(value);
+            self.tell_translation(ControlRegister::Cr4, registers)?;
+        }
+        self.vcpu.set_control(ControlRegister::Cr4, value);
+        Ok(())
+    }
+
+    /// WRMSR to EFER. LMA is the hardware's: a value written there is ignored, as
+    /// kernels write back what they read.
+    pub(super) fn write_efer(&mut self, value: u64) -> Result<(), Refused> {
+        let old = Efer::from_bits_retain(self.vcpu.control(ControlRegister::Efer));
+        let written = Efer::from_bits_retain(value) - Efer::LMA;
+        if !self.efer_bits().contains(written) {
+            return Err(Refused);
+        }
+        let new = written | old & Efer::LMA;
+        let paging = self.vcpu.control(ControlRegister::Cr0) & Cr0::PG.bits() != 0;
+        if paging && (old ^ new).contains(Efer::LME) {
+            return Err(Refused);
+        }
+
+        if (old ^ new).intersects(Efer::NXE | Efer::LME) {
+            let mut registers = self.paging_registers();
+            registers.efer = anchorite_shadow::Efer::from_bits_retain(new.bits());
+            self.tell_translation(ControlRegister::Efer, registers)?;
+        }
+        self.vcpu.set_control(ControlRegister::Efer, new.bits());
+        Ok(())
+    }
+
+    fn efer_bits(&self) -> Efer {
+        let long = if self.cpuid.long_mode() { Efer::SCE | Efer::LME } else { Efer::empty() };
+        let no_execute = if self.cpuid.no_execute() { Efer::NXE } else { Efer::empty() };
+        long | no_execute
+    }
+
+    fn tell_translation(
+        &mut self,
+        register: ControlRegister,
+        registers: PagingRegisters,
+    ) -> Result<(), Refused> {
+        self.translation.registers_changed(Some(register), registers).map_err(|_| Refused)
+    }
+
+    /// A general register as MOV to a control register reads it: 32 bits outside
+    /// 64-bit mode.
+    fn operand(&self, register: Gpr) -> u64 {
+        let value = self.vcpu.regs()[register];
+        if value >> 32 == 0 || self.in_64_bit_mode() { value } else { value & 0xffff_ffff }
+    }
+
+    /// The alignment-check flag, which suspends SMAP.
+    pub(crate) fn alignment_flag(&self) -> bool {
+        self.vcpu.regs().rflags & Rflags::AC.bits() != 0
+    }
+}
+
+/// A [`ControlAccess`] with every operand known.
+enum Complete {
+    Write(Gpr),
+    Read(Gpr),
+    Clts,
+    Lmsw(u16),
+}

@@ -1,0 +1,235 @@
+//! The machine as an emulated instruction sees it.
+
+use crate::action::{ExitAction, Stop};
+use crate::devices::Effect;
+use crate::emulate::{
+    self, Environment, Exception, Fault, Intercepted, MemoryOperand, Mode, intercepted,
+};
+use crate::host::Host;
+use crate::machine::Machine;
+use crate::memory::{AccessError, WalkError};
+use crate::translation::Translation;
+use anchorite_addr::{Gpa, Gva, PAGE_BYTES};
+use anchorite_shadow::AccessKind;
+use anchorite_vcpu::{Segment, SegmentRegister, Vcpu};
+
+/// How often a walk is repeated because the guest changed an entry meanwhile.
+const WALK_ATTEMPTS: usize = 4;
+
+impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
+    /// Decodes the instruction that exited.
+    pub(super) fn decode_intercepted(&mut self) -> Option<Intercepted> {
+        let code = Mode::of(&self.vcpu).code;
+        let rip = self.vcpu.regs().rip;
+        let bytes = self.instruction_bytes().ok()?;
+        intercepted(bytes.as_slice(), rip, code).ok()
+    }
+
+    /// Carries out the instruction at RIP in the guest's place.
+    pub(super) fn emulate(&mut self, what: &'static str, gpa: Option<Gpa>) -> ExitAction {
+        ExitAction::Stop(Stop::Emulation { what, gpa })
+    }
+
+    /// Loads the 16-bit memory operand of LMSW.
+    pub(super) fn load_word(&mut self, operand: &MemoryOperand) -> Option<u16> {
+        let base = self.vcpu.segment(operand.segment).base;
+        let address = operand.linear(self.vcpu.regs(), base, Mode::of(&self.vcpu).code);
+        let value = Guest::new(self).load(address, 2, emulate::Access::Read);
+        value.ok().map(|value| value as u16)
+    }
+}
+
+/// One instruction's way to the machine.
+pub(super) struct Guest<'a, B, T, H: Host> {
+    machine: &'a mut Machine<B, T, H>,
+    /// Why the run must end although the instruction went well.
+    pub(super) stop: Option<Stop>,
+}
+
+/// A part of an access that lies in one page.
+#[derive(Clone, Copy)]
+struct Part {
+    gpa: Gpa,
+    bytes: u8,
+}
+
+/// An access in at most two pages.
+struct Parts([Option<Part>; 2]);
+
+impl Parts {
+    fn iter(&self) -> impl Iterator<Item = Part> + '_ {
+        self.0.iter().flatten().copied()
+    }
+}
+
+impl<'a, B: Vcpu, T: Translation, H: Host> Guest<'a, B, T, H> {
+    pub(super) fn new(machine: &'a mut Machine<B, T, H>) -> Self {
+        Self { machine, stop: None }
+    }
+
+    /// Where `size` bytes at `address` lie. Both pages are looked up before either
+    /// is touched.
+    fn locate(&mut self, address: Gva, size: u8, access: emulate::Access) -> Result<Parts, Fault> {
+        let there = PAGE_BYTES - address.page_offset();
+        let first = u64::from(size).min(there) as u8;
+        let mut parts = [Some(Part { gpa: self.translate(address, access)?, bytes: first }), None];
+        if first < size {
+            let gpa = self.translate(address.wrapping_add(first.into()), access)?;
+            parts[1] = Some(Part { gpa, bytes: size - first });
+        }
+        Ok(Parts(parts))
+    }
+
+    /// Walks the guest's tables for one byte, and sets the bits that the access sets.
+    fn translate(&mut self, address: Gva, access: emulate::Access) -> Result<Gpa, Fault> {
+        let kind = if access.writes() { AccessKind::Write } else { AccessKind::Read };
+        for _ in 0..WALK_ATTEMPTS {
+            let walk = self.machine.walk_to(address, kind).map_err(|error| self.refuse(error))?;
+            // Tables in a ROM keep their bits as they are.
+            if self.machine.memory.mark(&walk).unwrap_or(true) {
+                return Ok(walk.gpa);
+            }
+        }
+        Err(Fault::Retry)
+    }
+
+    fn refuse(&mut self, error: WalkError) -> Fault {
+        match error {
+            WalkError::Fault(fault) => {
+                Fault::Exception(Exception::page_fault(fault.cr2, fault.code.bits()))
+            }
+            WalkError::NoTable(AccessError::NoMemory { gpa }) => {
+                self.stop = Some(Stop::TableOutsideMemory { gpa });
+                Fault::Unsupported
+            }
+            WalkError::NoTable(_) => Fault::Unsupported,
+        }
+    }
+
+    fn read_part(&mut self, part: Part) -> u64 {
+        let mut bytes = [0; 8];
+        let into = &mut bytes[..usize::from(part.bytes)];
+        match self.machine.memory.read(part.gpa, into) {
+            Ok(()) => u64::from_le_bytes(bytes),
+            Err(_) => self.read_device(part),
+        }
+    }
+
+    /// A device's register, or all ones where there is none. Odd sizes, which only
+    /// accesses across pages have, go byte by byte.
+    fn read_device(&mut self, part: Part) -> u64 {
+        if part.bytes.is_power_of_two() {
+            return self.read_register(part.gpa, part.bytes);
+        }
+        (0..part.bytes).fold(0, |value, index| {
+            let byte = self.read_register(part.gpa.wrapping_add(index.into()), 1);
+            value | byte << (8 * index)
+        })
+    }
+
+    fn read_register(&mut self, gpa: Gpa, bytes: u8) -> u64 {
+        let value = self.machine.devices.read_mmio(gpa, bytes);
+        self.machine.counters.mmio_unclaimed += u64::from(value.is_none());
+        value.unwrap_or(u64::MAX) & low_bytes(bytes)
+    }
+
+    /// A write to a ROM or to nothing is lost, as on a bus.
+    fn write_part(&mut self, part: Part, value: u64) {
+        let bytes = value.to_le_bytes();
+        match self.machine.memory.write(part.gpa, &bytes[..usize::from(part.bytes)]) {
+            Ok(()) | Err(AccessError::ReadOnly { .. }) => {}
+            Err(_) if part.bytes.is_power_of_two() => {
+                self.write_register(part.gpa, part.bytes, value);
+            }
+            Err(_) => {
+                for (index, byte) in (0..u64::from(part.bytes)).zip(bytes) {
+                    self.write_register(part.gpa.wrapping_add(index), 1, byte.into());
+                }
+            }
+        }
+    }
+
+    fn write_register(&mut self, gpa: Gpa, bytes: u8, value: u64) {
+        match self.machine.devices.write_mmio(gpa, bytes, value & low_bytes(bytes)) {
+            Some(effect) => self.perform(effect),
+            None => self.machine.counters.mmio_unclaimed += 1,
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        if let Err(stop) = self.machine.perform(effect) {
+            self.stop = Some(stop);
+        }
+    }
+}
+
+impl<B: Vcpu, T: Translation, H: Host> Environment for Guest<'_, B, T, H> {
+    fn segment(&self, register: SegmentRegister) -> Segment {
+        self.machine.vcpu.segment(register)
+    }
+
+    fn load(&mut self, address: Gva, size: u8, access: emulate::Access) -> Result<u64, Fault> {
+        let parts = self.locate(address, size, access)?;
+        let mut shift = 0;
+        let mut value = 0;
+        for part in parts.iter() {
+            value |= self.read_part(part) << shift;
+            shift += 8 * u32::from(part.bytes);
+        }
+        Ok(value & low_bytes(size))
+    }
+
+    fn store(&mut self, address: Gva, size: u8, value: u64) -> Result<(), Fault> {
+        let parts = self.locate(address, size, emulate::Access::Write)?;
+        let mut rest = value;
+        for part in parts.iter() {
+            self.write_part(part, rest);
+            rest = rest.checked_shr(8 * u32::from(part.bytes)).unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    fn store_if_unchanged(
+        &mut self,
+        address: Gva,
+        size: u8,
+        expected: u64,
+        value: u64,
+    ) -> Result<bool, Fault> {
+        let parts = self.locate(address, size, emulate::Access::Write)?;
+        let [Some(part), None] = parts.0 else {
+            // Across pages nothing is atomic.
+            if self.load(address, size, emulate::Access::ReadForWrite)? != expected {
+                return Ok(false);
+            }
+            return self.store(address, size, value).map(|()| true);
+        };
+        match self.machine.memory.compare_exchange(part.gpa, size, expected, value) {
+            Ok(stored) => Ok(stored),
+            Err(_) => {
+                self.write_part(part, value);
+                Ok(true)
+            }
+        }
+    }
+
+    fn check_store(&mut self, address: Gva, size: u8) -> Result<(), Fault> {
+        self.locate(address, size, emulate::Access::Write).map(|_| ())
+    }
+
+    fn port_in(&mut self, port: u16, size: u8) -> Result<u32, Fault> {
+        let now = self.machine.now();
+        Ok(self.machine.devices.read(port, size, now))
+    }
+
+    fn port_out(&mut self, port: u16, size: u8, value: u32) -> Result<(), Fault> {
+        let now = self.machine.now();
+        let effect = self.machine.devices.write(port, size, value, now);
+        self.perform(effect);
+        Ok(())
+    }
+}
+
+const fn low_bytes(bytes: u8) -> u64 {
+    if bytes >= 8 { u64::MAX } else { (1 << (8 * bytes)) - 1 }
+}

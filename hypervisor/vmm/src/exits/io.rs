@@ -1,0 +1,90 @@
+//! IN, OUT, INS, OUTS.
+
+use crate::action::{ExitAction, Stop};
+use crate::counters::Kind;
+use crate::devices::Effect;
+use crate::host::Host;
+use crate::machine::Machine;
+use crate::translation::Translation;
+use anchorite_abi::{bench::Command, port};
+use anchorite_vcpu::exit::{Direction, IoExit};
+use anchorite_vcpu::{Gpr, Vcpu};
+
+impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
+    #[inline]
+    pub(crate) fn io(&mut self, io: &IoExit) -> ExitAction {
+        if io.port == port::BENCH_LIGHTEST && io.direction == Direction::Out && !io.string {
+            return self.skip_io(io);
+        }
+        if io.string {
+            return self.emulate("a string port instruction", None);
+        }
+        match io.direction {
+            Direction::Out => self.port_out(io),
+            Direction::In => self.port_in(io),
+        }
+    }
+
+    fn port_out(&mut self, io: &IoExit) -> ExitAction {
+        let value = self.vcpu.regs()[Gpr::Rax] as u32;
+        let effect = self.devices.write(io.port, io.size, value, self.now());
+        if effect != Effect::None {
+            if let Err(stop) = self.perform(effect) {
+                return ExitAction::Stop(stop);
+            }
+        }
+        self.rearm();
+        self.skip_io(io)
+    }
+
+    fn port_in(&mut self, io: &IoExit) -> ExitAction {
+        let value = u64::from(self.devices.read(io.port, io.size, self.now()));
+        let rax = &mut self.vcpu.regs_mut()[Gpr::Rax];
+        *rax = match io.size {
+            1 => *rax & !0xff | value & 0xff,
+            2 => *rax & !0xffff | value & 0xffff,
+            _ => value,
+        };
+        self.rearm();
+        self.skip_io(io)
+    }
+
+    #[inline]
+    fn skip_io(&mut self, io: &IoExit) -> ExitAction {
+        match io.next_rip {
+            Some(next) => {
+                ExitAction::SkipInstruction(next.wrapping_sub(self.vcpu.regs().rip) as u8 & 15)
+            }
+            None => self.skip(),
+        }
+    }
+
+    /// Carries out what a device asks of the host.
+    pub(super) fn perform(&mut self, effect: Effect) -> Result<(), Stop> {
+        match effect {
+            Effect::None => {}
+            Effect::Exit { status } => return Err(Stop::Exit { status }),
+            Effect::Print(byte) | Effect::Serial(byte) => self.host.console_write(&[byte]),
+            Effect::Bench(command) => return self.bench(command),
+            Effect::RaiseNmi => self.events.nmi = true,
+            Effect::Reset => return Err(Stop::Reset),
+        }
+        Ok(())
+    }
+
+    fn bench(&mut self, command: Command) -> Result<(), Stop> {
+        match command {
+            // Sections are measured by the guest; nothing here is to disturb them.
+            Command::Boot | Command::Begin(_) | Command::End(_) | Command::Done => {}
+            Command::ZapAll { timed } => {
+                self.translation.zap_all();
+                if timed {
+                    self.kind = Kind::ZAP_ALL;
+                }
+            }
+            Command::Limit(pages) => self.translation.limit(pages),
+            Command::Panic(code) => return Err(Stop::Panic { code }),
+        }
+        Ok(())
+    }
+}

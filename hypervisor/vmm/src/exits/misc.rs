@@ -1,0 +1,74 @@
+//! The exits that need little.
+
+use super::msr::general_protection;
+use crate::action::{ExitAction, Stop};
+use crate::emulate::{Mode, Operation};
+use crate::host::Host;
+use crate::machine::Machine;
+use crate::translation::Translation;
+use anchorite_addr::Gva;
+use anchorite_vcpu::{Event, Vcpu, Vector};
+
+impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
+    /// A physical interrupt ended the guest's turn: a good moment for the devices.
+    pub(crate) fn host_interrupt(&mut self) -> ExitAction {
+        self.serve_devices();
+        ExitAction::Resume
+    }
+
+    /// The guest can take an event now; delivery tries again before the entry.
+    pub(crate) fn window(&mut self) -> ExitAction {
+        ExitAction::Resume
+    }
+
+    /// INVLPG.
+    pub(crate) fn invlpg(&mut self, gva: Option<Gva>) -> ExitAction {
+        let Some(gva) = gva.or_else(|| self.invlpg_operand()) else {
+            return ExitAction::Stop(Stop::Emulation { what: "no INVLPG", gpa: None });
+        };
+        self.translation.invalidate(gva);
+        self.skip()
+    }
+
+    /// An instruction of a feature that CPUID does not show.
+    #[cold]
+    pub(crate) fn hidden_instruction(&mut self) -> ExitAction {
+        ExitAction::Inject(Event::exception(Vector::INVALID_OPCODE))
+    }
+
+    /// RDPMC: there are no counters.
+    #[cold]
+    pub(crate) fn rdpmc(&mut self) -> ExitAction {
+        general_protection()
+    }
+
+    /// Lets devices see the time and the console's input.
+    pub(crate) fn serve_devices(&mut self) {
+        self.left = self.left.max(self.host.ticks().min(self.deadline));
+        let now = self.now();
+        while let Some(byte) = self.typed.take().or_else(|| self.host.console_read()) {
+            if !self.devices.input(byte, now) {
+                self.typed = Some(byte);
+                break;
+            }
+        }
+        self.devices.advance(now);
+        self.rearm();
+    }
+
+    /// Asks the host for an interrupt when the devices or the time limit next need one.
+    #[inline]
+    pub(crate) fn rearm(&mut self) {
+        let next = self.devices.deadline().map_or(self.deadline, |tick| tick.min(self.deadline));
+        if next != self.wake {
+            self.wake = next;
+            self.host.wake_at(next);
+        }
+    }
+
+    fn invlpg_operand(&mut self) -> Option<Gva> {
+        let Operation::Invlpg(operand) = self.decode_intercepted()?.operation else { return None };
+        let base = self.vcpu.segment(operand.segment).base;
+        Some(operand.linear(self.vcpu.regs(), base, Mode::of(&self.vcpu).code))
+    }
+}

@@ -1,0 +1,13 @@
+//! What each exit means: one file a kind, one method of the machine an exit.
+
+mod control;
+mod cpuid;
+mod debug;
+mod environment;
+mod halt;
+mod hypercall;
+mod io;
+mod misc;
+mod msr;
+mod nested_fault;
+mod page_fault;

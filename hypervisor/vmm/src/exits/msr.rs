@@ -1,0 +1,74 @@
+//! RDMSR and WRMSR.
+
+use crate::action::ExitAction;
+use crate::host::Host;
+use crate::machine::Machine;
+use crate::msr::Msrs;
+use crate::msr::policy::{Behaviour, ConstantWrite};
+use crate::translation::Translation;
+use anchorite_vcpu::{ControlRegister, Event, Gpr, Vcpu, Vector};
+
+impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
+    #[inline]
+    pub(crate) fn read_msr(&mut self) -> ExitAction {
+        let index = self.vcpu.regs()[Gpr::Rcx] as u32;
+        let Some(rule) = Msrs::rule(index) else {
+            self.msrs.count_unknown(index, false);
+            return general_protection();
+        };
+        let value = match rule.behaviour {
+            Behaviour::Vcpu { msr, .. } => self.vcpu.msr(msr),
+            Behaviour::Constant { value, .. } => value,
+            Behaviour::Stored { initial, .. } => self.msrs.load(index, initial),
+            Behaviour::Efer => self.vcpu.control(ControlRegister::Efer),
+            Behaviour::TimeStampCounter => self.host.ticks().wrapping_add(self.tsc_offset),
+        };
+        let registers = self.vcpu.regs_mut();
+        registers[Gpr::Rax] = value & 0xffff_ffff;
+        registers[Gpr::Rdx] = value >> 32;
+        self.skip()
+    }
+
+    #[inline]
+    pub(crate) fn write_msr(&mut self) -> ExitAction {
+        let registers = self.vcpu.regs();
+        let index = registers[Gpr::Rcx] as u32;
+        let value = registers[Gpr::Rdx] << 32 | registers[Gpr::Rax] & 0xffff_ffff;
+        let Some(rule) = Msrs::rule(index) else {
+            self.msrs.count_unknown(index, true);
+            return general_protection();
+        };
+        match self.set_msr(index, rule.behaviour, value) {
+            Ok(()) => self.skip(),
+            Err(Refused) => general_protection(),
+        }
+    }
+
+    fn set_msr(&mut self, index: u32, behaviour: Behaviour, value: u64) -> Result<(), Refused> {
+        match behaviour {
+            Behaviour::Vcpu { msr, valid, .. } if valid.accepts(value) => {
+                self.vcpu.set_msr(msr, value);
+            }
+            Behaviour::Stored { valid, .. } if valid.accepts(value) => {
+                self.msrs.store(index, value);
+            }
+            Behaviour::Constant { write: ConstantWrite::Ignored, .. } => {}
+            Behaviour::Efer => return self.write_efer(value),
+            Behaviour::TimeStampCounter => {
+                self.tsc_offset = value.wrapping_sub(self.host.ticks());
+                self.vcpu.set_tsc_offset(self.tsc_offset);
+            }
+            _ => return Err(Refused),
+        }
+        Ok(())
+    }
+}
+
+/// A value that the register does not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refused;
+
+/// #GP(0).
+pub(crate) const fn general_protection() -> ExitAction {
+    ExitAction::Inject(Event::fault(Vector::GENERAL_PROTECTION, 0))
+}

@@ -1,0 +1,200 @@
+//! The machine: one vCPU, its memory, its devices, and what it may see.
+
+use crate::action::Stop;
+use crate::counters::{Counters, Kind};
+use crate::cpuid::Cpuid;
+use crate::devices::{self, Devices, Now};
+use crate::events::Events;
+use crate::fetch::WalkCache;
+use crate::host::Host;
+use crate::memory::{GuestMemory, Memslot, SlotChange, SlotError, SlotId};
+use crate::msr::{Msrs, policy};
+use crate::start::StartState;
+use crate::translation::Translation;
+use anchorite_addr::Gfn;
+use anchorite_shadow::Registers as PagingRegisters;
+use anchorite_vcpu::{ControlRegister, Cr4, Vcpu, Vector};
+use core::num::NonZeroU64;
+
+/// What can be chosen when a machine is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The run ends with a verdict after so many seconds of the host's clock.
+    pub limit_seconds: u32,
+    /// What the devices are.
+    pub devices: devices::Config,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { limit_seconds: 60, devices: devices::Config::default() }
+    }
+}
+
+/// A machine with one vCPU of the backend `B`, translation `T`, on the host `H`.
+#[derive(Debug)]
+pub struct Machine<B, T, H: Host> {
+    pub(crate) vcpu: B,
+    pub(crate) translation: T,
+    pub(crate) memory: GuestMemory<H::Memory>,
+    pub(crate) host: H,
+    pub(crate) devices: Devices,
+    pub(crate) events: Events,
+    pub(crate) walk_cache: WalkCache,
+    pub(crate) counters: Counters,
+    /// When the guest was left, and what that exit will be accounted as.
+    pub(crate) left: u64,
+    pub(crate) kind: Kind,
+    /// The run ends when the clock stands here.
+    pub(crate) deadline: u64,
+    /// When the host was last asked to interrupt the guest.
+    pub(crate) wake: u64,
+    pub(crate) hertz: NonZeroU64,
+    pub(crate) cpuid: Cpuid,
+    pub(crate) cr4_bits: Cr4,
+    pub(crate) physical_bits: u32,
+    pub(crate) msrs: Msrs,
+    pub(crate) tsc_offset: u64,
+    /// Typed, but the guest's UART had no room for it yet.
+    pub(crate) typed: Option<u8>,
+    pub(crate) config: Config,
+}
+
+impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
+    /// A machine without memory, its vCPU not started.
+    ///
+    /// `vcpu` is as its backend made it; ports and MSRs that the guest may use
+    /// without an exit are opened here.
+    pub fn new(vcpu: B, translation: T, memory: H::Memory, host: H, config: Config) -> Self {
+        let hertz = host.hertz();
+        let cpuid = Cpuid::new(|leaf, subleaf| host.cpuid(leaf, subleaf), hertz);
+        let mut machine = Self {
+            vcpu,
+            translation,
+            memory: GuestMemory::new(memory),
+            devices: Devices::new(config.devices),
+            events: Events::default(),
+            walk_cache: WalkCache::default(),
+            counters: Counters::default(),
+            left: 0,
+            kind: Kind::START,
+            deadline: u64::MAX,
+            wake: u64::MAX,
+            hertz,
+            cr4_bits: cpuid.cr4_bits(),
+            physical_bits: cpuid.physical_bits(),
+            cpuid,
+            msrs: Msrs::default(),
+            tsc_offset: 0,
+            typed: None,
+            config,
+            host,
+        };
+        machine.open_intercepts();
+        machine
+    }
+
+    /// Adds guest memory; see [`GuestMemory::add_slot`].
+    pub fn add_slot(&mut self, slot: Memslot) -> Result<(), SlotError> {
+        let change = self.memory.add_slot(slot)?;
+        self.slot_changed(&change);
+        Ok(())
+    }
+
+    /// Takes guest memory away. Its host memory is free once the guest has run again.
+    pub fn delete_slot(&mut self, id: SlotId) -> Result<(), SlotError> {
+        let change = self.memory.delete_slot(id)?;
+        self.slot_changed(&change);
+        Ok(())
+    }
+
+    /// Moves guest memory to another guest-physical address.
+    pub fn move_slot(&mut self, id: SlotId, first: Gfn) -> Result<(), SlotError> {
+        let change = self.memory.move_slot(id, first)?;
+        self.slot_changed(&change);
+        Ok(())
+    }
+
+    /// Makes guest memory read-only or writable.
+    pub fn set_slot_read_only(&mut self, id: SlotId, read_only: bool) -> Result<(), SlotError> {
+        let change = self.memory.set_slot_read_only(id, read_only)?;
+        self.slot_changed(&change);
+        Ok(())
+    }
+
+    /// Gives the vCPU the state of its first instruction.
+    pub fn start(&mut self, state: &StartState) -> Result<(), Stop> {
+        state.apply(&mut self.vcpu);
+        let registers = self.paging_registers();
+        self.translation
+            .registers_changed(None, registers)
+            .map_err(|_| Stop::Unsupported { what: "this start state's CR3" })
+    }
+
+    /// Guest memory, for a loader to fill.
+    pub const fn memory(&mut self) -> &mut GuestMemory<H::Memory> {
+        &mut self.memory
+    }
+
+    /// The devices.
+    pub const fn devices(&self) -> &Devices {
+        &self.devices
+    }
+
+    /// The host.
+    pub const fn host(&mut self) -> &mut H {
+        &mut self.host
+    }
+
+    /// The vCPU.
+    pub const fn vcpu(&self) -> &B {
+        &self.vcpu
+    }
+
+    /// The translation.
+    pub const fn translation(&self) -> &T {
+        &self.translation
+    }
+
+    /// What the exits were and cost.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// MSR accesses that nothing answered.
+    pub const fn msrs(&self) -> &Msrs {
+        &self.msrs
+    }
+
+    /// The time of the last exit, for devices.
+    #[inline]
+    pub(crate) const fn now(&self) -> Now {
+        Now::new(self.left, self.hertz)
+    }
+
+    /// The registers that decide how the guest's addresses are translated.
+    pub(crate) fn paging_registers(&self) -> PagingRegisters {
+        use anchorite_shadow::{Cr0, Cr4, Efer};
+        PagingRegisters {
+            cr0: Cr0::from_bits_retain(self.vcpu.control(ControlRegister::Cr0)),
+            cr3: self.vcpu.control(ControlRegister::Cr3),
+            cr4: Cr4::from_bits_retain(self.vcpu.control(ControlRegister::Cr4)),
+            efer: Efer::from_bits_retain(self.vcpu.control(ControlRegister::Efer)),
+        }
+    }
+
+    fn slot_changed(&mut self, change: &SlotChange) {
+        self.translation.slot_changed(self.memory.slots(), change);
+    }
+
+    fn open_intercepts(&mut self) {
+        for rule in policy::TABLE.iter().filter(|rule| Msrs::passes(rule)) {
+            for index in rule.first..=rule.last {
+                self.vcpu.intercept_msr(index, false, false);
+            }
+        }
+        // A guest can make its CPU raise either while it delivers the other, without
+        // end and without an exit: CVE-2015-5307, CVE-2015-8104.
+        self.vcpu.intercept_exceptions(1 << Vector::DEBUG.0 | 1 << Vector::ALIGNMENT_CHECK.0);
+    }
+}

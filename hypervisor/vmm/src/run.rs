@@ -1,0 +1,257 @@
+//! The run loop.
+//!
+//! One round trip: make ready, enter, leave, decide. What an exit means is decided
+//! in [`exits`](crate::exits); what that does to the vCPU is carried out here.
+
+use crate::action::{ExitAction, Outcome, Stop};
+use crate::counters::Kind;
+use crate::devices::InterruptController;
+use crate::events::{Meeting, meet};
+use crate::host::Host;
+use crate::machine::Machine;
+use crate::translation::{OutOfTables, Translation};
+use alloc::format;
+use anchorite_vcpu::{
+    ControlRegister, Cr0, Efer, Event, EventKind, Rflags, SegmentAttributes, SegmentRegister, Vcpu,
+    Vector, VmExit,
+};
+
+/// DR6.BS: the #DB is due to a single step.
+const DR6_SINGLE_STEP: u64 = 1 << 14;
+
+impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
+    /// Runs the guest until it ends, fails or exceeds its time limit. Where something
+    /// went wrong the machine's state is written to the console.
+    pub fn run(&mut self) -> Outcome {
+        self.left = self.host.ticks();
+        self.kind = Kind::START;
+        let limit = u64::from(self.config.limit_seconds).saturating_mul(self.hertz.get());
+        self.deadline = self.left.saturating_add(limit);
+        self.rearm();
+
+        let stop = loop {
+            if let Err(stop) = self.round_trip() {
+                break stop;
+            }
+        };
+        self.finish(stop)
+    }
+
+    #[inline]
+    fn round_trip(&mut self) -> Result<(), Stop> {
+        self.make_ready()?;
+        let entered = self.host.ticks();
+        self.counters.record(self.kind, entered.wrapping_sub(self.left));
+
+        let exit = self.vcpu.run();
+
+        self.left = self.host.ticks();
+        self.kind = Kind::of(exit.reason());
+        self.counters.guest_ticks += self.left.wrapping_sub(entered);
+        self.translation.leave();
+        if self.left >= self.deadline {
+            return Err(Stop::Timeout);
+        }
+        let action = self.dispatch(&exit);
+        self.apply(action)
+    }
+
+    /// Tells the vCPU what has changed since it left the guest.
+    #[inline]
+    fn make_ready(&mut self) -> Result<(), Stop> {
+        while let Some(write) = self.memory.writes().take() {
+            self.translation.guest_wrote(write);
+        }
+        if !self.events.is_quiet() || self.devices.interrupts.is_pending() {
+            self.deliver();
+        }
+        let entry = self.translation.enter().map_err(|OutOfTables| Stop::OutOfTables)?;
+        if let Some(root) = entry.root {
+            self.vcpu.set_root(root);
+        }
+        if let Some(scope) = entry.flush {
+            self.counters.tlb_flushes += 1;
+            self.vcpu.flush(scope);
+        }
+        Ok(())
+    }
+
+    /// What happened, and whose business it is.
+    ///
+    /// Only exits that can come in the middle of an event's delivery look for one
+    /// that was interrupted: an instruction that exits has begun after it.
+    #[inline]
+    fn dispatch(&mut self, exit: &VmExit) -> ExitAction {
+        match exit {
+            VmExit::Io(io) => self.io(io),
+            VmExit::Cpuid => self.cpuid(),
+            VmExit::Hypercall => self.hypercall(),
+            VmExit::ReadMsr => self.read_msr(),
+            VmExit::WriteMsr => self.write_msr(),
+            VmExit::Control(control) => self.control(control),
+            VmExit::NestedFault(fault) => self.requeued().nested_fault(fault),
+            VmExit::Exception(exception) => self.requeued().exception(exception),
+            VmExit::Invlpg(gva) => self.invlpg(*gva),
+            VmExit::Halt => self.halt(),
+            VmExit::HostInterrupt | VmExit::HostNmi | VmExit::Preempted => {
+                self.requeued().host_interrupt()
+            }
+            VmExit::InterruptWindow | VmExit::NmiWindow => self.requeued().window(),
+            VmExit::Debug(debug) => self.debug_register(debug),
+            VmExit::Invd | VmExit::Wbinvd => self.skip(),
+            VmExit::Pause => self.skip(),
+            VmExit::Invpcid
+            | VmExit::Xsetbv
+            | VmExit::MonitorMwait
+            | VmExit::VirtualizationInstruction => self.hidden_instruction(),
+            VmExit::Rdpmc => self.rdpmc(),
+            VmExit::TripleFault => ExitAction::Stop(Stop::TripleFault),
+            VmExit::TaskSwitch { .. } => {
+                ExitAction::Stop(Stop::Unsupported { what: "a hardware task switch" })
+            }
+            VmExit::EntryFailure { code } => ExitAction::Stop(Stop::EntryFailure { code: *code }),
+            VmExit::Unknown { raw } => ExitAction::Stop(Stop::UnknownExit { raw: *raw }),
+        }
+    }
+
+    #[inline]
+    fn apply(&mut self, action: ExitAction) -> Result<(), Stop> {
+        match action {
+            ExitAction::SkipInstruction(length) => self.advance(length),
+            ExitAction::Resume => {}
+            ExitAction::Inject(event) => self.raise(event)?,
+            ExitAction::Stop(stop) => return Err(stop),
+        }
+        Ok(())
+    }
+
+    /// Goes past an instruction of `length` bytes that was carried out.
+    #[inline]
+    fn advance(&mut self, length: u8) {
+        let registers = self.vcpu.regs_mut();
+        let next = registers.rip.wrapping_add(length.into());
+        let wraps = (next ^ registers.rip) >> 32 != 0;
+        let traced = registers.rflags & (Rflags::TF | Rflags::RF).bits() != 0;
+        registers.rip = next;
+        if self.vcpu.interrupt_shadow() {
+            self.vcpu.set_interrupt_shadow(false);
+        }
+        if wraps || traced {
+            self.advance_rarely();
+        }
+    }
+
+    #[cold]
+    fn advance_rarely(&mut self) {
+        if !self.in_64_bit_mode() {
+            self.vcpu.regs_mut().rip &= 0xffff_ffff;
+        }
+        let registers = self.vcpu.regs_mut();
+        registers.rflags &= !Rflags::RF.bits();
+        if registers.rflags & Rflags::TF.bits() != 0 {
+            let dr6 = self.vcpu.debug_register(6);
+            self.vcpu.set_debug_register(6, dr6 | DR6_SINGLE_STEP);
+            self.events.set_next(Some(Event::exception(Vector::DEBUG)));
+        }
+    }
+
+    /// Raises an exception, which may meet an event whose delivery was interrupted.
+    #[cold]
+    fn raise(&mut self, raised: Event) -> Result<(), Stop> {
+        let Some(pending) = self.events.take_next() else {
+            self.events.set_next(Some(raised));
+            return Ok(());
+        };
+        let next = match meet(pending, raised) {
+            Meeting::New => raised,
+            Meeting::NewThenOld => {
+                self.postpone(pending);
+                raised
+            }
+            Meeting::DoubleFault => Event::fault(Vector::DOUBLE_FAULT, 0),
+            Meeting::TripleFault => return Err(Stop::TripleFault),
+        };
+        self.events.set_next(Some(next));
+        Ok(())
+    }
+
+    fn postpone(&mut self, event: Event) {
+        match event.kind {
+            EventKind::Nmi => self.events.nmi = true,
+            _ => self.devices.interrupts.raise(event.vector),
+        }
+    }
+
+    /// Queues the event whose delivery the exit interrupted, if any.
+    #[inline]
+    fn requeued(&mut self) -> &mut Self {
+        if let Some(event) = self.vcpu.interrupted_event() {
+            self.counters.reinjected += 1;
+            self.events.set_next(Some(event));
+        }
+        self
+    }
+
+    /// Injects what can be injected now, and asks for a window for the rest.
+    #[cold]
+    fn deliver(&mut self) {
+        let mut free = true;
+        if let Some(event) = self.events.take_next() {
+            self.counters.exceptions += u64::from(event.kind == EventKind::Exception);
+            self.vcpu.inject(event);
+            free = false;
+        }
+        let shadow = self.vcpu.interrupt_shadow();
+
+        if self.events.nmi && free && !shadow && !self.vcpu.nmi_blocked() {
+            self.events.nmi = false;
+            self.counters.nmis += 1;
+            self.vcpu.inject(Event::nmi());
+            free = false;
+        }
+        if free && !shadow && self.interrupts_enabled() {
+            if let Some(vector) = self.devices.interrupts.acknowledge() {
+                self.counters.interrupts += 1;
+                self.vcpu.inject(Event::interrupt(vector));
+            }
+        }
+        self.ask_for_windows();
+    }
+
+    fn ask_for_windows(&mut self) {
+        let interrupt = self.devices.interrupts.is_pending();
+        let nmi = self.events.nmi;
+        if self.events.window || interrupt || nmi {
+            self.vcpu.request_interrupt_window(interrupt);
+            self.vcpu.request_nmi_window(nmi);
+            self.events.window = interrupt || nmi;
+        }
+    }
+
+    /// Whether RFLAGS.IF is set.
+    pub(crate) fn interrupts_enabled(&self) -> bool {
+        self.vcpu.regs().rflags & Rflags::IF.bits() != 0
+    }
+
+    /// Whether the guest executes 64-bit code.
+    pub(crate) fn in_64_bit_mode(&self) -> bool {
+        let efer = Efer::from_bits_retain(self.vcpu.control(ControlRegister::Efer));
+        let cs = self.vcpu.segment(SegmentRegister::Cs);
+        efer.contains(Efer::LMA) && cs.attributes.contains(SegmentAttributes::LONG)
+    }
+
+    /// Whether the guest runs in protected mode, long mode included.
+    pub(crate) fn in_protected_mode(&self) -> bool {
+        self.vcpu.control(ControlRegister::Cr0) & Cr0::PE.bits() != 0
+    }
+
+    #[cold]
+    fn finish(&mut self, stop: Stop) -> Outcome {
+        let rip = self.vcpu.regs().rip;
+        let reason = format!("{stop} at rip {rip:#x}");
+        if stop.wants_dump() {
+            self.dump(&stop);
+        }
+        Outcome { stop, limit: self.config.limit_seconds, reason }
+    }
+}

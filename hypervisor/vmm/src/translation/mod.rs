@@ -1,0 +1,105 @@
+//! What stands at the root of the guest's address translation.
+//!
+//! [`Nested`] lets the hardware walk the guest's own tables and adds one map from
+//! guest-physical to host-physical memory. The shadow engine stands behind the same
+//! trait. The run loop drives either without knowing which.
+
+mod nested;
+
+pub use nested::{Nested, NestedStats, TableFrames};
+
+use crate::memory::{GuestWrite, Memslots, SlotChange};
+use anchorite_addr::{Gpa, Gva};
+use anchorite_shadow::{Access, PageFault, RegisterFault, Registers};
+use anchorite_vcpu::exit::NestedFault;
+use anchorite_vcpu::{ControlRegister, FlushScope, Root};
+use core::fmt;
+
+/// A way to translate one vCPU's addresses.
+pub trait Translation {
+    /// What the vCPU must load and forget before it enters. Called before every
+    /// entry: cheap where nothing changed.
+    fn enter(&mut self) -> Result<Entry, OutOfTables>;
+
+    /// The vCPU has left the guest. Called after every exit.
+    fn leave(&mut self) {}
+
+    /// The nested tables did not permit an access.
+    fn nested_fault(&mut self, slots: &Memslots, fault: &NestedFault) -> FaultOutcome;
+
+    /// The hardware took a #PF at `gva` that the hypervisor intercepts.
+    fn page_fault(&mut self, slots: &Memslots, gva: Gva, access: Access) -> FaultOutcome;
+
+    /// A slot was added, deleted, moved or got other rights; `slots` has it already.
+    fn slot_changed(&mut self, slots: &Memslots, change: &SlotChange);
+
+    /// Guest memory was written from outside the guest.
+    fn guest_wrote(&mut self, write: GuestWrite);
+
+    /// The guest writes `register` (`None`: all were set from outside); `registers` are
+    /// the values that will hold. An error must become #GP, and the write must not
+    /// take effect.
+    fn registers_changed(
+        &mut self,
+        register: Option<ControlRegister>,
+        registers: Registers,
+    ) -> Result<(), RegisterFault>;
+
+    /// The guest executed INVLPG for `gva`.
+    fn invalidate(&mut self, gva: Gva);
+
+    /// Forgets every shadow page; nothing where there are none.
+    fn zap_all(&mut self);
+
+    /// Limits the number of shadow pages; nothing where there are none.
+    fn limit(&mut self, pages: u32);
+}
+
+/// What a vCPU does before it enters. The default is nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "the guest may use old translations until the flush is done"]
+pub struct Entry {
+    /// The root to load, where it is not the one loaded.
+    pub root: Option<Root>,
+    /// The translations to forget.
+    pub flush: Option<FlushScope>,
+}
+
+/// What to do about a fault that the hypervisor took in the guest's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum FaultOutcome {
+    /// The access is permitted now: enter again.
+    Resolved,
+    /// The guest's own tables forbid it, as our walk of them found.
+    Guest(PageFault),
+    /// The guest's own tables forbid it, as the hardware reported.
+    Reflect,
+    /// The guest may do it and no table can express that: emulate the instruction.
+    Emulate {
+        /// The byte accessed.
+        gpa: Gpa,
+    },
+    /// No slot lies there: a device's, or nobody's.
+    Mmio {
+        /// The byte accessed.
+        gpa: Gpa,
+    },
+    /// A write to a read-only slot.
+    ReadOnly {
+        /// The byte written.
+        gpa: Gpa,
+    },
+    /// There is no memory for another table.
+    OutOfTables,
+}
+
+/// There is no memory for another page table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfTables;
+
+impl fmt::Display for OutOfTables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no memory is left for page tables; give the hypervisor more or the guest less")
+    }
+}
