@@ -99,6 +99,11 @@ impl Counters {
         self.kinds[reason as usize]
     }
 
+    /// Ticks from the start of the run to the first entry.
+    pub(crate) const fn until_first_entry(&self) -> u64 {
+        self.kinds[Kind::START.0 as usize].ticks
+    }
+
     /// The timed benchmark commands that zap all shadow pages, from exit to entry.
     pub fn zap_all(&self) -> Cost {
         self.kinds[Kind::ZAP_ALL.0 as usize]
@@ -107,8 +112,8 @@ impl Counters {
     /// Every kind of exit that happened, with its name.
     pub fn costs(&self) -> impl Iterator<Item = (&'static str, Cost)> + '_ {
         let names = ExitReason::ALL.iter().map(|reason| reason.name());
-        let named = names.chain(["start", "bench_zap_all"]).zip(self.kinds);
-        named.filter(|(name, cost)| cost.count != 0 && *name != "start")
+        let all = names.chain(["start", "bench_zap_all"]).zip(self.kinds);
+        all.filter(|(name, cost)| cost.count != 0 && *name != "start")
     }
 
     /// All exits.

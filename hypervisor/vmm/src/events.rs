@@ -35,11 +35,6 @@ impl Events {
         self.next.is_none() && !self.nmi && !self.window
     }
 
-    /// The event to be injected next.
-    pub(crate) const fn next(&self) -> Option<Event> {
-        self.next
-    }
-
     /// Sets the event to be injected next.
     pub(crate) const fn set_next(&mut self, event: Option<Event>) {
         self.next = event;

@@ -45,6 +45,8 @@ pub struct Machine<B, T, H: Host> {
     /// When the guest was left, and what that exit will be accounted as.
     pub(crate) left: u64,
     pub(crate) kind: Kind,
+    /// When the run began.
+    pub(crate) started: u64,
     /// The run ends when the clock stands here.
     pub(crate) deadline: u64,
     /// When the host was last asked to interrupt the guest.
@@ -78,6 +80,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             counters: Counters::default(),
             left: 0,
             kind: Kind::START,
+            started: 0,
             deadline: u64::MAX,
             wake: u64::MAX,
             hertz,
@@ -159,6 +162,11 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// What the exits were and cost.
     pub const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The host's TSC when the guest was entered for the first time.
+    pub const fn first_entry(&self) -> u64 {
+        self.started.wrapping_add(self.counters.until_first_entry())
     }
 
     /// MSR accesses that nothing answered.

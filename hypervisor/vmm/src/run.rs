@@ -7,12 +7,13 @@ use crate::action::{ExitAction, Outcome, Stop};
 use crate::counters::Kind;
 use crate::devices::InterruptController;
 use crate::events::{Meeting, meet};
+use crate::exits::{general_protection, hidden_instruction};
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::translation::{OutOfTables, Translation};
 use alloc::format;
 use anchorite_vcpu::{
-    ControlRegister, Cr0, Efer, Event, EventKind, Rflags, SegmentAttributes, SegmentRegister, Vcpu,
+    ControlRegister, Efer, Event, EventKind, Rflags, SegmentAttributes, SegmentRegister, Vcpu,
     Vector, VmExit,
 };
 
@@ -27,6 +28,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         self.kind = Kind::START;
         let limit = u64::from(self.config.limit_seconds).saturating_mul(self.hertz.get());
         self.deadline = self.left.saturating_add(limit);
+        self.started = self.left;
         self.rearm();
 
         let stop = loop {
@@ -83,12 +85,12 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     #[inline]
     fn dispatch(&mut self, exit: &VmExit) -> ExitAction {
         match exit {
-            VmExit::Io(io) => self.io(io),
+            VmExit::Io(io) => self.io(*io),
             VmExit::Cpuid => self.cpuid(),
             VmExit::Hypercall => self.hypercall(),
             VmExit::ReadMsr => self.read_msr(),
             VmExit::WriteMsr => self.write_msr(),
-            VmExit::Control(control) => self.control(control),
+            VmExit::Control(control) => self.control(*control),
             VmExit::NestedFault(fault) => self.requeued().nested_fault(fault),
             VmExit::Exception(exception) => self.requeued().exception(exception),
             VmExit::Invlpg(gva) => self.invlpg(*gva),
@@ -96,15 +98,18 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             VmExit::HostInterrupt | VmExit::HostNmi | VmExit::Preempted => {
                 self.requeued().host_interrupt()
             }
-            VmExit::InterruptWindow | VmExit::NmiWindow => self.requeued().window(),
-            VmExit::Debug(debug) => self.debug_register(debug),
-            VmExit::Invd | VmExit::Wbinvd => self.skip(),
-            VmExit::Pause => self.skip(),
+            VmExit::InterruptWindow | VmExit::NmiWindow => {
+                // Delivery tries again before the entry.
+                self.requeued();
+                ExitAction::Resume
+            }
+            VmExit::Debug(debug) => self.debug_register(*debug),
+            VmExit::Invd | VmExit::Wbinvd | VmExit::Pause => self.skip(),
             VmExit::Invpcid
             | VmExit::Xsetbv
             | VmExit::MonitorMwait
-            | VmExit::VirtualizationInstruction => self.hidden_instruction(),
-            VmExit::Rdpmc => self.rdpmc(),
+            | VmExit::VirtualizationInstruction => hidden_instruction(),
+            VmExit::Rdpmc => general_protection(),
             VmExit::TripleFault => ExitAction::Stop(Stop::TripleFault),
             VmExit::TaskSwitch { .. } => {
                 ExitAction::Stop(Stop::Unsupported { what: "a hardware task switch" })
@@ -238,11 +243,6 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let efer = Efer::from_bits_retain(self.vcpu.control(ControlRegister::Efer));
         let cs = self.vcpu.segment(SegmentRegister::Cs);
         efer.contains(Efer::LMA) && cs.attributes.contains(SegmentAttributes::LONG)
-    }
-
-    /// Whether the guest runs in protected mode, long mode included.
-    pub(crate) fn in_protected_mode(&self) -> bool {
-        self.vcpu.control(ControlRegister::Cr0) & Cr0::PE.bits() != 0
     }
 
     #[cold]

@@ -154,13 +154,8 @@ fn policed(host: &impl Fn(u32, u32) -> Leaf, leaf: u32, subleaf: u32) -> Leaf {
 }
 
 fn signature() -> Leaf {
-    let [a, b, c, d, e, f, g, h, i, j, k, l] = CPUID_SIGNATURE;
-    Leaf {
-        eax: FREQUENCY_LEAF,
-        ebx: u32::from_le_bytes([a, b, c, d]),
-        ecx: u32::from_le_bytes([e, f, g, h]),
-        edx: u32::from_le_bytes([i, j, k, l]),
-    }
+    let word = |at| u32::from_le_bytes(core::array::from_fn(|byte| CPUID_SIGNATURE[at + byte]));
+    Leaf { eax: FREQUENCY_LEAF, ebx: word(0), ecx: word(4), edx: word(8) }
 }
 
 #[cfg(test)]

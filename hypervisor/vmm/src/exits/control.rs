@@ -36,7 +36,7 @@ const CR4_PAGING: Cr4 = Cr4::PSE
     .union(Cr4::PKE);
 
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
-    pub(crate) fn control(&mut self, exit: &ControlExit) -> ExitAction {
+    pub(crate) fn control(&mut self, exit: ControlExit) -> ExitAction {
         let Some(access) = self.complete(exit) else {
             return ExitAction::Stop(Stop::Emulation { what: "no MOV to a register", gpa: None });
         };
@@ -59,7 +59,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     }
 
     /// Finds the operand that the CPU left out by decoding the instruction.
-    fn complete(&mut self, exit: &ControlExit) -> Option<Complete> {
+    fn complete(&mut self, exit: ControlExit) -> Option<Complete> {
         match exit.access {
             ControlAccess::Write(Some(from)) => return Some(Complete::Write(from)),
             ControlAccess::Read(Some(to)) => return Some(Complete::Read(to)),

@@ -21,7 +21,7 @@ const DR6_BITS: u64 = 0xe00f;
 const DR7_BITS: u64 = 0xffff_2bff;
 
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
-    pub(crate) fn debug_register(&mut self, exit: &DebugExit) -> ExitAction {
+    pub(crate) fn debug_register(&mut self, exit: DebugExit) -> ExitAction {
         let number = match exit.number {
             4 | 5 if self.vcpu.control(ControlRegister::Cr4) & Cr4::DE.bits() != 0 => {
                 return ExitAction::Inject(Event::exception(Vector::INVALID_OPCODE));
@@ -45,7 +45,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         self.skip()
     }
 
-    fn decode_debug_operand(&mut self, exit: &DebugExit) -> Option<Gpr> {
+    fn decode_debug_operand(&mut self, exit: DebugExit) -> Option<Gpr> {
         match self.decode_intercepted()?.operation {
             Operation::WriteDebug { number, from } if number == exit.number => Some(from),
             Operation::ReadDebug { number, to } if number == exit.number => Some(to),

@@ -204,13 +204,12 @@ impl<B: Vcpu, T: Translation, H: Host> Environment for Guest<'_, B, T, H> {
             }
             return self.store(address, size, value).map(|()| true);
         };
-        match self.machine.memory.compare_exchange(part.gpa, size, expected, value) {
-            Ok(stored) => Ok(stored),
-            Err(_) => {
-                self.write_part(part, value);
-                Ok(true)
-            }
-        }
+        let memory = &mut self.machine.memory;
+        let stored = memory.compare_exchange(part.gpa, size, expected, value);
+        Ok(stored.unwrap_or_else(|_| {
+            self.write_part(part, value);
+            true
+        }))
     }
 
     fn check_store(&mut self, address: Gva, size: u8) -> Result<(), Fault> {

@@ -12,7 +12,7 @@ use anchorite_vcpu::{Gpr, Vcpu};
 
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     #[inline]
-    pub(crate) fn io(&mut self, io: &IoExit) -> ExitAction {
+    pub(crate) fn io(&mut self, io: IoExit) -> ExitAction {
         if io.port == port::BENCH_LIGHTEST && io.direction == Direction::Out && !io.string {
             return self.skip_io(io);
         }
@@ -25,7 +25,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         }
     }
 
-    fn port_out(&mut self, io: &IoExit) -> ExitAction {
+    fn port_out(&mut self, io: IoExit) -> ExitAction {
         let value = self.vcpu.regs()[Gpr::Rax] as u32;
         let effect = self.devices.write(io.port, io.size, value, self.now());
         if effect != Effect::None {
@@ -37,7 +37,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         self.skip_io(io)
     }
 
-    fn port_in(&mut self, io: &IoExit) -> ExitAction {
+    fn port_in(&mut self, io: IoExit) -> ExitAction {
         let value = u64::from(self.devices.read(io.port, io.size, self.now()));
         let rax = &mut self.vcpu.regs_mut()[Gpr::Rax];
         *rax = match io.size {
@@ -50,7 +50,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     }
 
     #[inline]
-    fn skip_io(&mut self, io: &IoExit) -> ExitAction {
+    fn skip_io(&mut self, io: IoExit) -> ExitAction {
         match io.next_rip {
             Some(next) => {
                 ExitAction::SkipInstruction(next.wrapping_sub(self.vcpu.regs().rip) as u8 & 15)

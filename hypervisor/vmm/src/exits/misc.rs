@@ -1,6 +1,5 @@
 //! The exits that need little.
 
-use super::msr::general_protection;
 use crate::action::{ExitAction, Stop};
 use crate::emulate::{Mode, Operation};
 use crate::host::Host;
@@ -16,11 +15,6 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         ExitAction::Resume
     }
 
-    /// The guest can take an event now; delivery tries again before the entry.
-    pub(crate) fn window(&mut self) -> ExitAction {
-        ExitAction::Resume
-    }
-
     /// INVLPG.
     pub(crate) fn invlpg(&mut self, gva: Option<Gva>) -> ExitAction {
         let Some(gva) = gva.or_else(|| self.invlpg_operand()) else {
@@ -28,18 +22,6 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         };
         self.translation.invalidate(gva);
         self.skip()
-    }
-
-    /// An instruction of a feature that CPUID does not show.
-    #[cold]
-    pub(crate) fn hidden_instruction(&mut self) -> ExitAction {
-        ExitAction::Inject(Event::exception(Vector::INVALID_OPCODE))
-    }
-
-    /// RDPMC: there are no counters.
-    #[cold]
-    pub(crate) fn rdpmc(&mut self) -> ExitAction {
-        general_protection()
     }
 
     /// Lets devices see the time and the console's input.
@@ -71,4 +53,9 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let base = self.vcpu.segment(operand.segment).base;
         Some(operand.linear(self.vcpu.regs(), base, Mode::of(&self.vcpu).code))
     }
+}
+
+/// An instruction of a feature that CPUID does not show: #UD.
+pub(crate) const fn hidden_instruction() -> ExitAction {
+    ExitAction::Inject(Event::exception(Vector::INVALID_OPCODE))
 }

@@ -11,3 +11,6 @@ mod misc;
 mod msr;
 mod nested_fault;
 mod page_fault;
+
+pub(crate) use misc::hidden_instruction;
+pub(crate) use msr::general_protection;

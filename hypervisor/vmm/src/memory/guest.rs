@@ -167,7 +167,7 @@ impl<M: HostMemory> GuestMemory<M> {
         self.check_writable(gpa, size.into(), Writer::Guest)?;
         let (hpa, _) = self.run_at(gpa, 0)?;
         let in_word = hpa.as_u64() & 3;
-        let stored = if size == 8 && gpa.as_u64() & 7 == 0 {
+        let stored = if size == 8 && gpa.as_u64() % 8 == 0 {
             self.host.compare_exchange_u64(hpa, old, new)?
         } else if in_word + u64::from(size) <= 4 {
             self.exchange_in_word(hpa, size, old as u32, new as u32)?

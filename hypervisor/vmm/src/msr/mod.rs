@@ -81,7 +81,7 @@ impl Valid {
     pub fn accepts(self, value: u64) -> bool {
         match self {
             Self::Any => true,
-            Self::Canonical => value as i64 >> 47 == 0 || value as i64 >> 47 == -1,
+            Self::Canonical => matches!(value >> 47, 0 | 0x1_ffff),
             Self::Low(bits) => value & !bits == 0,
             Self::MemoryTypes => {
                 value.to_le_bytes().iter().all(|memory_type| matches!(memory_type, 0 | 1 | 4..=7))
@@ -90,7 +90,7 @@ impl Valid {
                 value.to_le_bytes().iter().all(|memory_type| matches!(memory_type, 0 | 1 | 4..=6))
             }
             Self::RangeBase => matches!(value & 0xff, 0 | 1 | 4..=6) && value & 0xf00 == 0,
-            Self::RangeMask => value & 0x7ff == 0,
+            Self::RangeMask => value % 0x800 == 0,
             Self::RangeDefault => matches!(value & 0xff, 0 | 1 | 4..=6) && value & !0xcff == 0,
         }
     }
