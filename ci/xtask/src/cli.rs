@@ -36,7 +36,7 @@ pub(crate) enum Verb {
 
 const RUN_HELP: &str = "\
 The last line is `verdict: pass|fail|timeout|error ...`. Exit status: the guest's own (0 for a \
-pass), 124 for a timeout, 70 for an error, 2 for a refused request, 69 for a missing package.";
+pass), 124 for a timeout, 120 for an error, 2 for a refused request, 69 for a missing package.";
 
 /// The guest, and what it and the image are told.
 #[derive(Clone, Debug, Args)]
@@ -56,9 +56,12 @@ pub(crate) struct GuestArgs {
     /// A module for the guest, for instance an initrd; may be repeated
     #[arg(long, value_name = "FILE")]
     pub(crate) module: Vec<PathBuf>,
-    /// A further option for the image, for instance zap=batch:64; may be repeated
-    #[arg(long, value_name = "WORD")]
-    pub(crate) option: Vec<String>,
+    /// The shadow engine's zap policy, for instance tagged or batch:64
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) zap: Option<String>,
+    /// Most shadow pages the engine may hold; 0 for as many as fit
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) shadow_pages: u32,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -78,11 +81,14 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) icount: bool,
     /// Stop the guest after so long [default: 60; 3600 with --gdb]
-    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=86400))]
-    pub(crate) timeout: Option<u64>,
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=86400))]
+    pub(crate) timeout: Option<u32>,
     /// Write the counters and the verdict there, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Run the guest alone, without Anchorite (QEMU only)
+    #[arg(long)]
+    pub(crate) bare: bool,
     /// Wait for gdb on port 1234 before the first instruction (QEMU only)
     #[arg(long)]
     pub(crate) gdb: bool,
@@ -124,9 +130,15 @@ pub(crate) struct BenchArgs {
     /// Guest memory
     #[arg(long, value_name = "MiB", default_value_t = 64)]
     pub(crate) mem: u32,
-    /// A further option for the image, for instance zap=batch:64; may be repeated
-    #[arg(long, value_name = "WORD")]
-    pub(crate) option: Vec<String>,
+    /// The shadow engine's zap policy, for instance tagged or batch:64
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) zap: Option<String>,
+    /// Most shadow pages the engine may hold; 0 for as many as fit
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) shadow_pages: u32,
+    /// Measure without Anchorite, and compare with nothing
+    #[arg(long, conflicts_with = "accept")]
+    pub(crate) bare: bool,
     /// Append the results there, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

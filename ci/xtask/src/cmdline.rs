@@ -1,14 +1,10 @@
-//! What the image and its guest are told, and how an emulator or GRUB carries it there.
+//! How an emulator or GRUB carries the image's command line and its modules.
 //!
-//! The one place that knows the format. The image's command line is
-//! `<name of the image> <Anchorite's options> [-freq <MHz>] --`: the first word is whatever the
-//! boot loader puts there, `-freq` is Hermit's own, and what would follow `--` reaches Hermit's
-//! application. The first module is the guest: `<name> <its command line>`; further modules are
-//! the guest's own.
+//! What the image is told is defined in [`anchorite_abi::options`]; here it is only wrapped. The
+//! first module is the guest: `<name> <its command line>`; further modules are the guest's own.
 
-use std::fmt;
-
-/// How guest-physical memory is translated.
+/// How guest-physical memory is translated; [`anchorite_abi::Mmu`] as a value of the command
+/// line and of the matrix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Mmu {
@@ -19,56 +15,21 @@ pub(crate) enum Mmu {
     Shadow,
 }
 
-impl fmt::Display for Mmu {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Nested => "nested",
-            Self::Shadow => "shadow",
-        })
+impl Mmu {
+    /// As the image knows it.
+    pub(crate) fn of_image(self) -> anchorite_abi::Mmu {
+        match self {
+            Self::Nested => anchorite_abi::Mmu::Nested,
+            Self::Shadow => anchorite_abi::Mmu::Shadow,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        self.of_image().name()
     }
 }
 
-/// Anchorite's options.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Options {
-    pub(crate) mmu: Mmu,
-    /// Guest memory.
-    pub(crate) mem_mib: u32,
-    /// The image stops the guest after so many seconds by its own clock.
-    pub(crate) timeout_s: Option<u64>,
-    /// Print the counters as lines of JSON at the end.
-    pub(crate) json: bool,
-    /// Wait for a debugger of the guest.
-    pub(crate) gdb: bool,
-    /// The rate of the time-stamp counter, where it is known: saves Hermit's 30 ms of measuring.
-    pub(crate) tsc_mhz: Option<u32>,
-    /// Further options, word by word, for instance `zap=batch:64` or `log=debug`.
-    pub(crate) further: Vec<String>,
-}
-
-impl fmt::Display for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "mmu={} mem={}", self.mmu, self.mem_mib)?;
-        if let Some(seconds) = self.timeout_s {
-            write!(f, " timeout={seconds}")?;
-        }
-        if self.json {
-            f.write_str(" json=1")?;
-        }
-        if self.gdb {
-            f.write_str(" gdb=1")?;
-        }
-        for word in &self.further {
-            write!(f, " {word}")?;
-        }
-        if let Some(mhz) = self.tsc_mhz {
-            write!(f, " -freq {mhz}")?;
-        }
-        f.write_str(" --")
-    }
-}
-
-/// A module: the guest itself, or something for it.
+/// A file that the boot loader places in memory: the image, the guest, or something for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Module {
     /// Where the file is, as the boot loader will find it.
@@ -85,25 +46,18 @@ impl Module {
         strings.collect::<Vec<_>>().join(",")
     }
 
-    /// GRUB's `module` line. GRUB passes only what follows the file, so the name is repeated.
-    pub(crate) fn grub_line(&self) -> String {
+    /// A line for GRUB: `command` the file, then its name once more, because GRUB passes on only
+    /// what follows the file where QEMU passes the name too.
+    pub(crate) fn grub_line(&self, command: &str) -> String {
         let name = self.path.rsplit('/').next().unwrap_or_default();
         let words = std::iter::once(name).chain(self.arguments.split_whitespace());
         let words: Vec<String> = words.map(grub_quoted).collect();
-        format!("module {} {}", grub_quoted(&self.path), words.join(" "))
+        format!("{command} {} {}", grub_quoted(&self.path), words.join(" "))
     }
 
     fn string(&self) -> String {
         format!("{} {}", self.path, self.arguments).trim_end().to_owned()
     }
-}
-
-/// GRUB's `multiboot` line for the image.
-pub(crate) fn grub_image_line(path: &str, options: &Options) -> String {
-    let name = path.rsplit('/').next().unwrap_or_default();
-    let options = options.to_string();
-    let words: Vec<String> = options.split_whitespace().map(grub_quoted).collect();
-    format!("multiboot {path} {name} {}", words.join(" "))
 }
 
 /// A word as GRUB's shell reads it.
@@ -124,27 +78,6 @@ mod tests {
     }
 
     #[test]
-    fn options_come_before_the_two_dashes_and_hermits_own_last() {
-        let options = Options {
-            mmu: Mmu::Shadow,
-            mem_mib: 64,
-            timeout_s: Some(9),
-            json: true,
-            gdb: true,
-            tsc_mhz: Some(1000),
-            further: vec!["zap=tagged".into()],
-        };
-        let expected = "mmu=shadow mem=64 timeout=9 json=1 gdb=1 zap=tagged -freq 1000 --";
-        assert_eq!(options.to_string(), expected);
-    }
-
-    #[test]
-    fn unset_options_are_not_mentioned() {
-        let options = Options { mem_mib: 32, ..Options::default() };
-        assert_eq!(options.to_string(), "mmu=nested mem=32 --");
-    }
-
-    #[test]
     fn commas_inside_a_module_are_doubled_for_qemu() {
         let modules = [module("a.elf", "console=ttyS0,115200 x"), module("initrd", "")];
         assert_eq!(Module::qemu_list(&modules), "a.elf console=ttyS0,,115200 x,initrd");
@@ -152,20 +85,13 @@ mod tests {
 
     #[test]
     fn grub_repeats_the_name_because_it_passes_only_what_follows_the_file() {
-        let line = module("/boot/hello.elf", "a=1 b").grub_line();
-        assert_eq!(line, "module /boot/hello.elf hello.elf a=1 b");
+        let line = module("/boot/hello.elf", "a=1 b").grub_line("module2");
+        assert_eq!(line, "module2 /boot/hello.elf hello.elf a=1 b");
     }
 
     #[test]
     fn words_that_grubs_shell_would_change_are_quoted() {
-        let line = module("/boot/k", "x=$y; 'z'").grub_line();
-        assert_eq!(line, r"module /boot/k k 'x=$y;' ''\''z'\'''");
-    }
-
-    #[test]
-    fn the_image_line_names_the_image_twice() {
-        let options = Options { mem_mib: 64, ..Options::default() };
-        let line = grub_image_line("/boot/anchorite.elf", &options);
-        assert_eq!(line, "multiboot /boot/anchorite.elf anchorite.elf mmu=nested mem=64 --");
+        let line = module("/boot/k", "x=$y; 'z'").grub_line("module2");
+        assert_eq!(line, r"module2 /boot/k k 'x=$y;' ''\''z'\'''");
     }
 }

@@ -60,13 +60,15 @@ pub(crate) fn guest_path(name: &str) -> PathBuf {
     Path::new(OUT).join("guests").join(format!("{name}.elf"))
 }
 
-/// Builds the image; its stripped file goes to `out`, the one with symbols stays in cargo's
-/// target folder, whose path is returned.
-pub(crate) fn build_image(workspace: &Workspace) -> Result<PathBuf> {
+/// The image before it is stripped.
+pub(crate) fn image_with_symbols(workspace: &Workspace) -> PathBuf {
+    artifact(workspace, Part::Image, "anchorite")
+}
+
+/// Builds the image; its stripped file goes to `out`.
+pub(crate) fn build_image(workspace: &Workspace) -> Result<()> {
     build(workspace, Part::Image)?;
-    let built = artifact(workspace, Part::Image, "anchorite");
-    strip(&built, &image_path())?;
-    Ok(built)
+    strip(&image_with_symbols(workspace), &image_path())
 }
 
 /// Builds all bundled guests.
@@ -80,7 +82,6 @@ pub(crate) fn build_guests(workspace: &Workspace) -> Result<()> {
 
 fn build(workspace: &Workspace, part: Part) -> Result<()> {
     let mut cargo = cargo(workspace, part, "build")?;
-    // A second build of what has not changed should not be heard.
     process::run(cargo.args(["--package", part.package()]), BUILD_LIMIT)
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::cmdline::{Module, Options, grub_image_line};
+use crate::cmdline::Module;
 use crate::error::{Error, Result};
 use crate::process;
 
@@ -16,21 +16,22 @@ const LIMIT: Duration = Duration::from_secs(120);
 const IMAGE: &str = "/boot/anchorite.elf";
 
 /// Writes an ISO with the image and its modules. A folder beside it holds what goes in.
-pub(crate) fn write(iso: &Path, image: &Path, modules: &[Module], options: &Options) -> Result<()> {
+pub(crate) fn write(iso: &Path, image: &Module, modules: &[Module]) -> Result<()> {
     let tree = iso.with_extension("tree");
     let boot = tree.join("boot");
     if tree.exists() {
         fs::remove_dir_all(&tree).map_err(Error::io(&tree))?;
     }
     fs::create_dir_all(boot.join("grub")).map_err(Error::io(&boot))?;
-    copy(image, &tree.join(&IMAGE[1..]))?;
+    copy(Path::new(&image.path), &tree.join(&IMAGE[1..]))?;
     let mut inside = Vec::new();
     for (index, module) in modules.iter().enumerate() {
         let path = inside_path(index, &module.path);
         copy(Path::new(&module.path), &tree.join(&path[1..]))?;
         inside.push(Module { path, arguments: module.arguments.clone() });
     }
-    let configuration = configuration(options, &inside);
+    let image = Module { path: IMAGE.into(), arguments: image.arguments.clone() };
+    let configuration = configuration(&image, &inside);
     let file = boot.join("grub/grub.cfg");
     fs::write(&file, configuration).map_err(Error::io(&file))?;
     let mut mkrescue = Command::new("grub-mkrescue");
@@ -53,9 +54,10 @@ fn inside_path(index: usize, path: &str) -> String {
     }
 }
 
-fn configuration(options: &Options, modules: &[Module]) -> String {
-    let image = grub_image_line(IMAGE, options);
-    let modules: Vec<String> = modules.iter().map(Module::grub_line).collect();
+/// Multiboot 2, because it alone hands over UEFI's memory map and ACPI tables.
+fn configuration(image: &Module, modules: &[Module]) -> String {
+    let image = image.grub_line("multiboot2");
+    let modules: Vec<String> = modules.iter().map(|one| one.grub_line("module2")).collect();
     format!(
         "\
 set timeout=0
@@ -75,15 +77,15 @@ mod tests {
     #[test]
     fn grub_is_told_the_image_first_and_the_modules_in_order() {
         let module = |path: &str| Module { path: path.into(), arguments: "a=1".into() };
-        let options = Options { mem_mib: 64, ..Options::default() };
-        let text = configuration(&options, &[module("/boot/guest/k"), module("/boot/guest/1/i")]);
+        let modules = [module("/boot/guest/k"), module("/boot/guest/1/i")];
+        let text = configuration(&module(IMAGE), &modules);
         let lines: Vec<&str> = text.lines().skip(2).collect();
         assert_eq!(
             lines,
             [
-                "multiboot /boot/anchorite.elf anchorite.elf mmu=nested mem=64 --",
-                "module /boot/guest/k k a=1",
-                "module /boot/guest/1/i i a=1",
+                "multiboot2 /boot/anchorite.elf anchorite.elf a=1",
+                "module2 /boot/guest/k k a=1",
+                "module2 /boot/guest/1/i i a=1",
                 "boot",
             ]
         );

@@ -68,10 +68,10 @@ fn dispatch(verb: Verb) -> Result<u8> {
 
 fn build(workspace: &Workspace) -> Result<()> {
     setup::ensure(workspace, &[Need::Compiler])?;
-    let symbols = freestanding::build_image(workspace)?;
+    freestanding::build_image(workspace)?;
     freestanding::build_guests(workspace)?;
     println!("image: {}", freestanding::image_path().display());
-    println!("image with symbols: {}", symbols.display());
+    println!("image with symbols: {}", freestanding::image_with_symbols(workspace).display());
     for name in Workspace::bundled_guests() {
         println!("guest: {}", freestanding::guest_path(&name).display());
     }

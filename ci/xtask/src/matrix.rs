@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::cmdline::Mmu;
 use crate::emulator::{Cpu, On, choose};
 use crate::error::{Error, Result};
-use crate::verdict::Verdict;
+use crate::verdict::may_be_expected;
 
 const FILE: &str = "ci/matrix.toml";
 
@@ -32,18 +32,20 @@ pub(crate) struct Run {
     pub(crate) cpu: Vec<Cpu>,
     pub(crate) mmu: Vec<Mmu>,
     pub(crate) on: Option<On>,
-    /// The verdict that must come out, like `pass` or `fail exit=3`.
+    /// The verdict that must come out, like `pass` or `fail status=3`.
     pub(crate) verdict: String,
     /// The guest's limit in seconds, by the image's clock.
-    pub(crate) timeout: u64,
+    pub(crate) timeout: u32,
     /// Text that must occur on the console.
     #[serde(default)]
     pub(crate) console: Vec<String>,
     /// The guest's command line.
     pub(crate) append: Option<String>,
-    /// Words for the image's own command line.
+    /// The shadow engine's zap policy.
+    pub(crate) zap: Option<String>,
+    /// Most shadow pages the engine may hold.
     #[serde(default)]
-    pub(crate) options: Vec<String>,
+    pub(crate) shadow_pages: u32,
     /// Guest memory in MiB.
     pub(crate) mem: Option<u32>,
     #[serde(default)]
@@ -91,7 +93,7 @@ impl fmt::Display for Cell {
             On::Bochs => "bochs",
             On::Kvm => "kvm",
         };
-        write!(f, " {cpu} {on} {}", self.mmu)
+        write!(f, " {cpu} {on} {}", self.mmu.name())
     }
 }
 
@@ -131,7 +133,7 @@ impl Run {
     fn check(&self) -> Result<()> {
         let fault = if self.cpu.is_empty() || self.mmu.is_empty() {
             "lists no cpu or no mmu, so it is never run".to_owned()
-        } else if Verdict::parse(&format!("verdict: {}", self.verdict)).is_none() {
+        } else if !may_be_expected(&self.verdict) {
             let known = "pass, fail, timeout, error";
             format!("expects the verdict {:?}; it must start with one of {known}", self.verdict)
         } else if self.icount && self.cpu.contains(&Cpu::Intel) {

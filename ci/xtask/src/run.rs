@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use anchorite_abi::Options;
+
 use crate::cli::{GuestArgs, ImageArgs, RunArgs};
-use crate::cmdline::{Mmu, Module, Options};
+use crate::cmdline::{Mmu, Module};
 use crate::emulator::{self, Cpu, Machine, On, Outcome};
 use crate::error::{Error, Result};
 use crate::freestanding;
@@ -15,12 +17,12 @@ use crate::guest::{Guest, without_blanks};
 use crate::iso;
 use crate::matrix::Matrix;
 use crate::setup::{self, Need};
-use crate::verdict::{Kind, Verdict};
+use crate::verdict::Verdict;
 use crate::workspace::{OUT, Workspace};
 
 /// A guest's limit where none is given.
-const TIMEOUT_S: u64 = 60;
-const DEBUGGER_TIMEOUT_S: u64 = 3600;
+const TIMEOUT_S: u32 = 60;
+const DEBUGGER_TIMEOUT_S: u32 = 3600;
 
 /// Runs one guest; returns the exit status that its verdict means.
 pub(crate) fn run(workspace: &Workspace, args: &RunArgs, from: &Path) -> Result<u8> {
@@ -28,11 +30,9 @@ pub(crate) fn run(workspace: &Workspace, args: &RunArgs, from: &Path) -> Result<
     check(args, on)?;
     let guest = Guest::find(&args.guest.guest, &Matrix::read()?, from)?;
     setup::ensure(workspace, needs(on))?;
-    let symbols = freestanding::build_image(workspace)?;
-    if matches!(guest, Guest::Bundled(_)) {
-        freestanding::build_guests(workspace)?;
-    }
+    build(workspace, &guest, args.bare)?;
     let machine = machine(args, &guest, (cpu, on), from)?;
+    let symbols = freestanding::image_with_symbols(workspace);
     let announce = |command: &str| announce(command, args.gdb, &symbols);
     let outcome = emulator::run(&machine, announce, emulator::show_live);
     let outcome = outcome.inspect(|_| tidy(&machine.scratch));
@@ -47,6 +47,17 @@ pub(crate) fn run(workspace: &Workspace, args: &RunArgs, from: &Path) -> Result<
     Ok(verdict.exit_status())
 }
 
+/// Builds what a run of this guest is made of.
+pub(crate) fn build(workspace: &Workspace, guest: &Guest, bare: bool) -> Result<()> {
+    if !bare {
+        freestanding::build_image(workspace)?;
+    }
+    match guest {
+        Guest::Bundled(_) => freestanding::build_guests(workspace),
+        Guest::Packaged(_) | Guest::File(_) => Ok(()),
+    }
+}
+
 fn check(args: &RunArgs, on: On) -> Result<()> {
     let only_qemu = |option: &str| {
         Err(Error::refused(option, "only QEMU's own translator can do that; add --on qemu"))
@@ -54,6 +65,7 @@ fn check(args: &RunArgs, on: On) -> Result<()> {
     match on {
         On::Bochs | On::Kvm if args.icount => only_qemu("--icount"),
         On::Bochs if args.gdb => only_qemu("--gdb"),
+        On::Bochs if args.bare => only_qemu("--bare"),
         _ => Ok(()),
     }
 }
@@ -76,7 +88,7 @@ pub(crate) fn machine(
     let default = if args.gdb { DEBUGGER_TIMEOUT_S } else { TIMEOUT_S };
     let timeout_s = args.timeout.unwrap_or(default);
     let options = Options {
-        timeout_s: Some(timeout_s),
+        timeout_s,
         json: args.json.is_some(),
         tsc_mhz: tsc_mhz(on, args.icount),
         ..options(&args.guest)
@@ -86,24 +98,36 @@ pub(crate) fn machine(
         on,
         icount: args.icount,
         gdb: args.gdb,
-        memory_mib: args.machine_mem.unwrap_or(machine_memory(&args.guest)),
-        image: freestanding::image_path(),
+        bare: args.bare,
+        memory_mib: args.machine_mem.unwrap_or(machine_memory(args)),
+        image: image(&options),
         modules: modules(&args.guest, guest, from)?,
-        options,
         limit: host_limit(timeout_s, on, args.icount),
         scratch: scratch(&guest.name()),
     })
 }
 
-fn options(args: &GuestArgs) -> Options {
-    Options { mmu: args.mmu, mem_mib: args.mem, further: args.option.clone(), ..Options::default() }
+fn options(args: &GuestArgs) -> Options<'_> {
+    Options {
+        mmu: args.mmu.of_image(),
+        mem_mib: args.mem,
+        zap: args.zap.as_deref(),
+        shadow_pages: args.shadow_pages,
+        ..Options::default()
+    }
+}
+
+fn image(options: &Options<'_>) -> Module {
+    module(&freestanding::image_path(), &options.to_string())
 }
 
 /// The guest's memory, 64 MiB for the image, and for shadow tables a quarter of the guest's.
-fn machine_memory(args: &GuestArgs) -> u32 {
-    match args.mmu {
-        Mmu::Nested => args.mem + 64,
-        Mmu::Shadow => args.mem + args.mem / 4 + 96,
+fn machine_memory(args: &RunArgs) -> u32 {
+    let guest = args.guest.mem;
+    match args.guest.mmu {
+        _ if args.bare => guest,
+        Mmu::Nested => guest + 64,
+        Mmu::Shadow => guest + guest / 4 + 96,
     }
 }
 
@@ -127,7 +151,7 @@ fn module(path: &Path, arguments: &str) -> Module {
 
 /// The rate of the time-stamp counter where the emulator fixes it: with counted instructions a
 /// tick is an instruction and lasts a nanosecond.
-fn tsc_mhz(on: On, icount: bool) -> Option<u32> {
+fn tsc_mhz(on: On, icount: bool) -> Option<u16> {
     match on {
         On::Bochs => Some(emulator::BOCHS_TSC_MHZ),
         On::Qemu if icount => Some(1000),
@@ -137,7 +161,8 @@ fn tsc_mhz(on: On, icount: bool) -> Option<u32> {
 
 /// When the emulator is killed: well after the image should have stopped the guest by its own
 /// clock, which runs slower than ours on Bochs and with counted instructions.
-fn host_limit(timeout_s: u64, on: On, icount: bool) -> Duration {
+fn host_limit(timeout_s: u32, on: On, icount: bool) -> Duration {
+    let timeout_s = u64::from(timeout_s);
     Duration::from_secs(match on {
         On::Bochs => timeout_s * 4 + 60,
         On::Qemu if icount => timeout_s * 20 + 15,
@@ -173,15 +198,14 @@ fn write_json(file: &Path, outcome: Option<&Outcome>, verdict: &Verdict) -> Resu
         text += line;
         text += "\n";
     }
-    let kind = match verdict.kind {
-        Kind::Pass => "pass",
-        Kind::Fail => "fail",
-        Kind::Timeout => "timeout",
-        Kind::Error => "error",
+    let status = match verdict {
+        Verdict::Fail { status } => Some(*status),
+        Verdict::Pass => Some(0),
+        Verdict::Timeout { .. } | Verdict::Error { .. } => None,
     };
     let seconds = outcome.map(|outcome| outcome.elapsed.as_secs_f64());
     let last = serde_json::json!({
-        "schema": 1, "verdict": kind, "exit": verdict.exit, "details": verdict.details,
+        "schema": 1, "verdict": verdict.kind(), "status": status, "line": verdict.to_string(),
         "wall_s": seconds,
     });
     // Writing to a string cannot fail.
@@ -192,19 +216,17 @@ fn write_json(file: &Path, outcome: Option<&Outcome>, verdict: &Verdict) -> Resu
 /// `image`: the ELF file, or an ISO with a guest inside.
 pub(crate) fn write_image(workspace: &Workspace, args: &ImageArgs, from: &Path) -> Result<()> {
     setup::ensure(workspace, &[Need::Compiler])?;
-    freestanding::build_image(workspace)?;
     if !args.iso {
+        freestanding::build_image(workspace)?;
         println!("{}", freestanding::image_path().display());
         return Ok(());
     }
     setup::ensure(workspace, &[Need::Iso])?;
     let guest = Guest::find(&args.guest.guest, &Matrix::read()?, from)?;
-    if matches!(guest, Guest::Bundled(_)) {
-        freestanding::build_guests(workspace)?;
-    }
+    build(workspace, &guest, false)?;
     let iso = Path::new(OUT).join("anchorite.iso");
     let modules = modules(&args.guest, &guest, from)?;
-    iso::write(&iso, &freestanding::image_path(), &modules, &options(&args.guest))?;
+    iso::write(&iso, &image(&options(&args.guest)), &modules)?;
     println!("{}", iso.display());
     Ok(())
 }

@@ -156,7 +156,8 @@ fn arguments(cell: &Cell) -> RunArgs {
             mem: run.mem.unwrap_or(64),
             append: run.append.clone(),
             module: Vec::new(),
-            option: run.options.clone(),
+            zap: run.zap.clone(),
+            shadow_pages: run.shadow_pages,
         },
         cpu: Some(cell.cpu),
         on: Some(cell.on),
@@ -165,6 +166,7 @@ fn arguments(cell: &Cell) -> RunArgs {
         timeout: Some(run.timeout),
         json: None,
         gdb: false,
+        bare: false,
     }
 }
 
@@ -241,11 +243,11 @@ mod tests {
 
     #[test]
     fn a_run_passes_only_with_its_verdict_and_all_its_console_text() {
-        let cell = cell("fail exit=3", &["one", "two"]);
-        assert_eq!(judged(&cell, &outcome("verdict: fail exit=3", "one\ntwo\n")), None);
-        assert!(judged(&cell, &outcome("verdict: fail exit=4", "one\ntwo\n")).is_some());
-        assert!(judged(&cell, &outcome("verdict: pass exit=0", "one\ntwo\n")).is_some());
-        let lacking = judged(&cell, &outcome("verdict: fail exit=3", "one\n")).unwrap();
+        let cell = cell("fail status=3", &["one", "two"]);
+        assert_eq!(judged(&cell, &outcome("verdict: fail status=3", "one\ntwo\n")), None);
+        assert!(judged(&cell, &outcome("verdict: fail status=4", "one\ntwo\n")).is_some());
+        assert!(judged(&cell, &outcome("verdict: pass", "one\ntwo\n")).is_some());
+        let lacking = judged(&cell, &outcome("verdict: fail status=3", "one\n")).unwrap();
         assert_eq!(lacking, "the console lacks \"two\"");
     }
 

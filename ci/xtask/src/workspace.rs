@@ -9,9 +9,8 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// Packages that only the freestanding target can build; everything else is for the host.
-pub(crate) const FREESTANDING: [&str; 3] =
-    ["anchorite-platform", "anchorite-image", "anchorite-guests"];
+/// Packages that only the freestanding target can build; everything else builds for the host.
+pub(crate) const FREESTANDING: [&str; 2] = ["anchorite-image", "anchorite-guests"];
 
 /// The checkout. xtask works from its root, so the paths in it are relative and short.
 #[derive(Clone, Debug)]

@@ -8,32 +8,34 @@ use std::io::Write as _;
 use std::path::Path;
 
 use crate::cli::{BenchArgs, GuestArgs, RunArgs};
+use crate::cmdline::Mmu;
 use crate::emulator::{self, Cpu, On};
 use crate::error::{Error, Result};
-use crate::freestanding;
 use crate::guest::Guest;
 use crate::matrix::Matrix;
 use crate::run;
 use crate::setup;
-use crate::verdict::{Kind, Verdict};
+use crate::verdict::Verdict;
 use crate::workspace::Workspace;
 use baseline::Baseline;
 use results::Measured;
 
 /// A benchmark's limit by the image's clock: as many times a thousand million instructions.
-const TIMEOUT_S: u64 = 60;
+const TIMEOUT_S: u32 = 60;
 
 /// Measures, prints, and compares with the baseline or makes a new one.
 pub(crate) fn bench(workspace: &Workspace, args: &BenchArgs, from: &Path) -> Result<()> {
     let guest = Guest::find(&args.guest, &Matrix::read()?, from)?;
     setup::ensure(workspace, run::needs(On::Qemu))?;
-    freestanding::build_image(workspace)?;
-    freestanding::build_guests(workspace)?;
+    run::build(workspace, &guest, args.bare)?;
     let measured = measure(args, &guest, from)?;
     if let Some(file) = &args.json {
         append(&from.join(file), &measured)?;
     }
-    let baseline = Baseline::of(&guest.name(), &args.mmu.to_string());
+    if args.bare {
+        return Ok(());
+    }
+    let baseline = Baseline::of(&guest.name(), args.mmu.name());
     match &args.reason {
         Some(reason) if args.accept => baseline.accept(&measured, reason),
         _ => baseline.compare(&measured),
@@ -47,11 +49,15 @@ fn measure(args: &BenchArgs, guest: &Guest, from: &Path) -> Result<Vec<Measured>
     run::tidy(&machine.scratch);
     println!("{}", outcome.verdict);
     succeeded(&outcome.verdict)?;
-    let policy = args.option.iter().find_map(|word| word.strip_prefix("zap="));
+    let (mmu, policy) = match args.mmu {
+        _ if args.bare => ("bare", "none"),
+        Mmu::Nested => (args.mmu.name(), "none"),
+        Mmu::Shadow => (args.mmu.name(), args.zap.as_deref().unwrap_or("tagged")),
+    };
     let common = results::Common {
-        policy: policy.unwrap_or("tagged").to_owned(),
+        policy: policy.into(),
         cpu: "amd".into(),
-        mmu: args.mmu.to_string(),
+        mmu: mmu.into(),
         commit: Workspace::commit(),
     };
     results::parse(&outcome.text, &common)
@@ -65,7 +71,8 @@ fn arguments(args: &BenchArgs) -> RunArgs {
             mem: args.mem,
             append: None,
             module: Vec::new(),
-            option: args.option.clone(),
+            zap: args.zap.clone(),
+            shadow_pages: args.shadow_pages,
         },
         cpu: Some(Cpu::Amd),
         on: Some(On::Qemu),
@@ -74,13 +81,14 @@ fn arguments(args: &BenchArgs) -> RunArgs {
         timeout: Some(TIMEOUT_S),
         json: None,
         gdb: false,
+        bare: args.bare,
     }
 }
 
 /// Figures of a run that failed mean nothing.
 fn succeeded(verdict: &Verdict) -> Result<()> {
-    match verdict.kind {
-        Kind::Pass => Ok(()),
+    match verdict {
+        Verdict::Pass => Ok(()),
         _ => Err(Error::malformed("the benchmark's run", verdict)),
     }
 }

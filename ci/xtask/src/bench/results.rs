@@ -42,9 +42,14 @@ impl Measured {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// What identifies it among the results of one baseline.
+    /// What identifies it among the results of one baseline. (Without tables, `leaves` only
+    /// numbers the sections.)
     pub(super) fn key(&self) -> String {
-        format!("{} {}×{} {}", self.bench, self.tables, self.leaves, self.policy)
+        let shape = match self.tables {
+            0 => String::new(),
+            tables => format!(" {tables}×{}", self.leaves),
+        };
+        format!("{}{shape} {}", self.bench, self.policy)
     }
 }
 
@@ -118,12 +123,14 @@ pub(super) mod tests {
         assert_eq!(results.len(), 1);
         let one = &results[0];
         assert_eq!((one.min, one.median, one.max), (350.0, 351.0, 400.0));
-        assert_eq!(one.key(), "cpuid 0×0 tagged");
+        assert_eq!(one.key(), "cpuid tagged");
     }
 
     #[test]
     fn a_line_has_the_schema_of_the_benchmarks() {
-        let line = parse("R zap_all 16384 1 1 400", &common()).unwrap()[0].line();
+        let one = parse("R zap_all 16384 1 1 400", &common()).unwrap().remove(0);
+        assert_eq!(one.key(), "zap_all 16384×1 tagged");
+        let line = one.line();
         let expected = r#"{"schema":1,"bench":"zap_all","policy":"tagged","cpu":"amd","mmu":"nested","tables":16384,"leaves":1,"unit":"instructions","count":1,"min":400.0,"median":400.0,"max":400.0,"commit":"0000000"}"#;
         assert_eq!(line, expected);
     }

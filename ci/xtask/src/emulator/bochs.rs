@@ -10,13 +10,13 @@ use crate::iso;
 
 /// Instructions a second of the emulated clock: the time-stamp counter's rate, whatever the
 /// host's speed.
-pub(crate) const TSC_MHZ: u32 = 50;
+pub(crate) const TSC_MHZ: u16 = 50;
 
 /// Writes ISO and configuration. The console is a file that Bochs writes COM1 to.
 pub(super) fn prepare(machine: &Machine) -> Result<Session> {
     let scratch = &machine.scratch;
     let at = |name: &str| scratch.join(name);
-    iso::write(&at("run.iso"), &machine.image, &machine.modules, &machine.options)?;
+    iso::write(&at("run.iso"), &machine.image, &machine.modules)?;
     let configuration = configuration(machine, &at("run.iso"), &at("com1"), &at("bochs.log"));
     fs::write(at("bochsrc"), configuration).map_err(Error::io(at("bochsrc")))?;
     // A console left from another run would be taken for this one's.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 pub(crate) use bochs::TSC_MHZ as BOCHS_TSC_MHZ;
 use console::Console;
 
-use crate::cmdline::{Module, Options};
+use crate::cmdline::Module;
 use crate::error::{Error, Result};
 use crate::process::{POLL, Running, on_path, shown};
 use crate::verdict::Verdict;
@@ -55,13 +55,14 @@ pub(crate) struct Machine {
     pub(crate) on: On,
     pub(crate) icount: bool,
     pub(crate) gdb: bool,
+    /// Without the image: the guest alone on the emulated machine.
+    pub(crate) bare: bool,
     /// Memory of the whole machine, the image's own included.
     pub(crate) memory_mib: u32,
-    /// The image.
-    pub(crate) image: PathBuf,
+    /// The image, with its command line.
+    pub(crate) image: Module,
     /// The guest, then its own modules.
     pub(crate) modules: Vec<Module>,
-    pub(crate) options: Options,
     /// The emulator is killed after this.
     pub(crate) limit: Duration,
     /// A folder for the run's own files.
@@ -116,11 +117,14 @@ pub(crate) fn run(
     running.kill();
     let verdict = match (console.verdict(), ended) {
         (Some(verdict), _) => verdict.clone(),
+        (None, Some(status)) if machine.bare => qemu::verdict_of(status),
         (None, Some(status)) => Verdict::error(format!(
             "no verdict on the console; the emulator ended with {status}{}",
             session.complaint()
         )),
-        (None, None) => Verdict::timeout(machine.limit),
+        (None, None) => {
+            Verdict::Timeout { seconds: u32::try_from(machine.limit.as_secs()).unwrap_or(u32::MAX) }
+        }
     };
     Ok(Outcome {
         verdict,

@@ -1,11 +1,12 @@
 //! QEMU: SVM in its own translator, either vendor on a host with nested KVM.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use super::{Cpu, Machine, On, Session, Source};
 use crate::cmdline::Module;
 use crate::error::{Error, Result};
+use crate::verdict::Verdict;
 
 /// An EPYC with SVM and nested paging. Its random numbers would make runs differ, and
 /// CMPXCHG16B of QEMU 7.2 leaks its operand into RFLAGS, so both are hidden.
@@ -35,12 +36,25 @@ fn arguments(machine: &Machine) -> Vec<String> {
     if machine.gdb {
         add(&["-s", "-S"]);
     }
-    add(&["-kernel", &machine.image.to_string_lossy()]);
-    add(&["-append", &machine.options.to_string()]);
-    if !machine.modules.is_empty() {
-        add(&["-initrd", &Module::qemu_list(&machine.modules)]);
+    let (kernel, modules) = match machine.modules.split_first() {
+        Some((guest, rest)) if machine.bare => (guest, rest),
+        _ => (&machine.image, machine.modules.as_slice()),
+    };
+    add(&["-kernel", &kernel.path, "-append", &kernel.arguments]);
+    if !modules.is_empty() {
+        add(&["-initrd", &Module::qemu_list(modules)]);
     }
     words
+}
+
+/// The verdict of a guest that ran without the image: isa-debug-exit makes QEMU's status
+/// 2 n + 1 of the guest's n.
+pub(super) fn verdict_of(status: ExitStatus) -> Verdict {
+    match status.code().map(i32::unsigned_abs) {
+        Some(1) => Verdict::Pass,
+        Some(code) if code % 2 == 1 => Verdict::Fail { status: code / 2 },
+        _ => Verdict::error(format!("the emulator ended with {status}")),
+    }
 }
 
 /// The vendor of a host whose KVM can run a hypervisor in a guest; refuses with the reason
@@ -71,6 +85,8 @@ pub(super) fn nested_kvm(wanted: Option<Cpu>) -> Result<Cpu> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::super::tests::machine;
     use super::*;
 
@@ -81,6 +97,22 @@ mod tests {
         assert!(line.ends_with("-initrd out/guests/hello.elf x=1,,2"), "{line}");
         assert!(!line.contains("icount"), "{line}");
         assert!(!line.contains("-s -S"), "{line}");
+    }
+
+    #[test]
+    fn a_bare_run_boots_the_guest_in_the_images_place() {
+        let mut machine = machine();
+        machine.bare = true;
+        let line = arguments(&machine).join(" ");
+        assert!(line.ends_with("-kernel out/guests/hello.elf -append x=1,2"), "{line}");
+    }
+
+    #[test]
+    fn a_bare_guests_status_comes_from_the_exit_device() {
+        let verdict = |code: i32| verdict_of(ExitStatus::from_raw(code << 8)).to_string();
+        assert_eq!(verdict(1), "verdict: pass");
+        assert_eq!(verdict(7), "verdict: fail status=3");
+        assert!(verdict(0).starts_with("verdict: error"), "QEMU ended without the device");
     }
 
     #[test]

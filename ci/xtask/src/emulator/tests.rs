@@ -1,5 +1,4 @@
 use super::*;
-use crate::cmdline::Mmu;
 
 /// A machine for tests of command lines and configurations.
 pub(super) fn machine() -> Machine {
@@ -8,10 +7,13 @@ pub(super) fn machine() -> Machine {
         on: On::Qemu,
         icount: false,
         gdb: false,
+        bare: false,
         memory_mib: 128,
-        image: "out/anchorite.elf".into(),
+        image: Module {
+            path: "out/anchorite.elf".into(),
+            arguments: "mmu=nested mem=64 --".into(),
+        },
         modules: vec![Module { path: "out/guests/hello.elf".into(), arguments: "x=1,2".into() }],
-        options: Options { mmu: Mmu::Nested, mem_mib: 64, ..Options::default() },
         limit: Duration::from_secs(20),
         scratch: std::env::temp_dir().join(format!("xtask-test-{}", std::process::id())),
     }
@@ -34,8 +36,8 @@ fn supervised(script: &str, limit: Duration) -> (Console, Option<ExitStatus>, St
 #[test]
 fn a_run_that_ends_by_itself_keeps_its_last_words_and_its_status() {
     let (console, ended, shown) =
-        supervised("echo hello; echo 'verdict: fail exit=3'; exit 7", Duration::from_secs(20));
-    assert_eq!(console.verdict().unwrap().exit, Some(3));
+        supervised("echo hello; echo 'verdict: fail status=3'; exit 7", Duration::from_secs(20));
+    assert_eq!(console.verdict(), Some(&Verdict::Fail { status: 3 }));
     assert_eq!(ended.unwrap().code(), Some(7));
     assert_eq!(shown, "hello\n");
 }
@@ -44,7 +46,7 @@ fn a_run_that_ends_by_itself_keeps_its_last_words_and_its_status() {
 fn an_emulator_that_lingers_after_the_verdict_is_killed() {
     let started = Instant::now();
     let (console, ended, _) =
-        supervised("echo 'verdict: pass exit=0'; sleep 600", Duration::from_secs(60));
+        supervised("echo 'verdict: pass'; sleep 600", Duration::from_secs(60));
     assert!(console.verdict().is_some());
     assert_eq!(ended, None);
     assert!(started.elapsed() < Duration::from_secs(30));

@@ -15,7 +15,7 @@ use crate::process;
 use crate::setup::{self, Need};
 use crate::test::host_packages;
 use crate::toolchain::Compiler;
-use crate::workspace::{FREESTANDING, Metadata, Workspace, cargo};
+use crate::workspace::{Metadata, Workspace, cargo};
 
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
@@ -70,10 +70,14 @@ fn documentation_host() -> Result<()> {
     process::run(doc.env("RUSTDOCFLAGS", "-Dwarnings"), LIMIT)
 }
 
-/// The freestanding packages that are members, with the build that each belongs to.
+/// The packages with freestanding parts that are members, with the build that each belongs to.
 fn freestanding(members: &Metadata) -> Vec<(&'static str, Part)> {
-    let parts = [Part::Image, Part::Image, Part::Guests];
-    let packages = FREESTANDING.into_iter().zip(parts);
+    let packages = [
+        ("anchorite-platform", Part::Image),
+        ("anchorite-image", Part::Image),
+        ("anchorite-guests", Part::Guests),
+    ];
+    let packages = packages.into_iter();
     packages.filter(|(name, _)| members.packages().any(|member| member.name() == *name)).collect()
 }
 
