@@ -1,5 +1,5 @@
-//! Every operation of the engine, as one trait: `Mmu` implements it for a
-//! policy fixed at compile time, `AnyMmu` for one chosen at run time.
+//! Every operation of the engine, as one trait: [`Mmu`](crate::Mmu) implements it for a
+//! policy fixed at compile time, [`AnyMmu`](crate::AnyMmu) for one chosen at run time.
 
 use alloc::sync::Arc;
 
@@ -92,8 +92,9 @@ pub trait ShadowMmu {
     /// The flush clock, for use without the lock.
     fn clock(&self) -> &Arc<FlushClock>;
 
-    /// Records that `vcpu` flushed everything just now without entering (an IPI handler).
-    /// The vCPU must be outside the guest or execute host code at this moment.
+    /// Records that `vcpu`, which is outside the guest, flushed everything just now: saves
+    /// the flush at its next entry. Ignored while it is in the guest, where it may be
+    /// walking an old root whatever it flushed.
     fn acknowledge(&mut self, vcpu: VcpuId);
 
     /// Keeps `promise` if every vCPU acknowledged it. Otherwise calls `kick` for each one

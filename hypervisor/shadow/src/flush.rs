@@ -112,6 +112,21 @@ impl FlushClock {
         self.now.fetch_add(1, Ordering::SeqCst) + 1
     }
 
+    /// An epoch that no vCPU has acknowledged: the current one, or a new one where some
+    /// vCPU already flushed for the current. Whatever was unlinked before this call is
+    /// out of every TLB once the result is acknowledged.
+    #[inline]
+    pub fn open(&self) -> u64 {
+        let now = self.now.load(Ordering::SeqCst);
+        let is_used = |seat: &Seat| seat.acknowledged.load(Ordering::SeqCst) >= now;
+        if self.seats.iter().any(is_used) { self.advance() } else { now }
+    }
+
+    /// Records that `vcpu` flushed everything, after reading the clock as `epoch`.
+    pub fn acknowledge(&self, vcpu: VcpuId, epoch: u64) {
+        self.seats[vcpu.index()].acknowledged.fetch_max(epoch, Ordering::SeqCst);
+    }
+
     /// Declares that `vcpu` is about to enter. Returns whether it must flush everything
     /// first; the flush belongs between this call and the entry instruction.
     #[inline]
@@ -119,9 +134,9 @@ impl FlushClock {
         let seat = &self.seats[vcpu.index()];
         seat.in_guest.store(true, Ordering::SeqCst);
         let now = self.now.load(Ordering::SeqCst);
-        let lagging = seat.acknowledged.load(Ordering::Relaxed) < now;
+        let lagging = seat.acknowledged.load(Ordering::SeqCst) < now;
         if lagging {
-            seat.acknowledged.store(now, Ordering::Release);
+            seat.acknowledged.store(now, Ordering::SeqCst);
         }
         lagging
     }
@@ -165,6 +180,6 @@ impl FlushClock {
 
     #[inline]
     fn seat_lags(seat: &Seat, epoch: u64) -> bool {
-        seat.in_guest.load(Ordering::SeqCst) && seat.acknowledged.load(Ordering::Acquire) < epoch
+        seat.in_guest.load(Ordering::SeqCst) && seat.acknowledged.load(Ordering::SeqCst) < epoch
     }
 }

@@ -1,8 +1,14 @@
 //! Memory slots: which guest frames exist, and where they lie in the host.
 
+use alloc::vec::Vec;
+use core::cell::Cell;
 use core::fmt;
 
 use anchorite_addr::{Gfn, Hfn};
+use bitvec::order::Lsb0;
+use bitvec::vec::BitVec;
+
+use crate::generation::Head;
 
 /// A slot of one engine; made by `add_slot`. Numbers of deleted slots are used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,3 +73,336 @@ impl fmt::Display for SlotError {
 }
 
 impl core::error::Error for SlotError {}
+
+/// The heads of a guest frame, or of a large range.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Heads {
+    /// First node of the list of sptes that map this range at this size.
+    pub(crate) rmap: Head,
+    /// 4 KiB: shadow pages in step with the table in this frame, which therefore must not
+    /// be writable. Larger: shadow pages of tables inside the range, which therefore must
+    /// not be mapped large.
+    pub(crate) count: Head,
+}
+
+/// Whether `gfn` is the first frame, in a slot that begins at `base`, of a range of size
+/// `level`.
+#[inline]
+pub(crate) fn begins_range(base: u64, gfn: u64, level: u8) -> bool {
+    let mask = (1u64 << (9 * u32::from(level - 1))) - 1;
+    gfn == base || gfn & mask == 0
+}
+
+/// A slot, its heads, and its dirty log.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) base: u64,
+    pub(crate) pages: u64,
+    pub(crate) host: u64,
+    pub(crate) read_only: bool,
+    /// Pages of older generations have no part in this slot's heads.
+    pub(crate) born: u64,
+    /// The slot is gone; its heads stay until no stale page hangs on them.
+    pub(crate) died: Option<u64>,
+    /// Frames written since the last harvest, where logging is on.
+    pub(crate) log: Option<BitVec<u64, Lsb0>>,
+    /// Reference of `heads[0]` in links.
+    first_head: u32,
+    /// Where the heads of 2 MiB and of 1 GiB ranges begin.
+    large: [u32; 2],
+    pub(crate) heads: Vec<Heads>,
+}
+
+impl Slot {
+    #[inline]
+    pub(crate) fn contains(&self, gfn: u64) -> bool {
+        gfn.wrapping_sub(self.base) < self.pages
+    }
+
+    /// The host frame of a guest frame inside.
+    #[inline]
+    pub(crate) fn host_of(&self, gfn: u64) -> u64 {
+        gfn.wrapping_sub(self.base).wrapping_add(self.host)
+    }
+
+    /// The position of the heads of the range of size `level` around `gfn`.
+    #[inline]
+    pub(crate) fn head_index(&self, gfn: u64, level: u8) -> usize {
+        match level {
+            1 => (gfn - self.base) as usize,
+            2 => self.large[0] as usize + ((gfn >> 9) - (self.base >> 9)) as usize,
+            _ => self.large[1] as usize + ((gfn >> 18) - (self.base >> 18)) as usize,
+        }
+    }
+
+    /// The reference of a position.
+    #[inline]
+    pub(crate) fn reference(&self, index: usize) -> u32 {
+        self.first_head + index as u32
+    }
+
+    /// Whether a page of `level` around `gfn` lies inside with equal alignment.
+    #[inline]
+    pub(crate) fn fits_large(&self, gfn: u64, level: u8) -> bool {
+        let mask = (1u64 << (9 * u32::from(level - 1))) - 1;
+        let first = gfn & !mask;
+        first >= self.base
+            && first + mask < self.base + self.pages
+            && (self.base ^ self.host) & mask == 0
+    }
+
+    pub(crate) fn spec(&self) -> SlotSpec {
+        SlotSpec {
+            base: Gfn::new(self.base),
+            pages: self.pages,
+            host: Hfn::new(self.host),
+            read_only: self.read_only,
+        }
+    }
+}
+
+/// All slots.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    by_number: Vec<Option<Slot>>,
+    /// Live slots by base.
+    order: Vec<u16>,
+    /// The slot found last: most lookups hit it again.
+    last: Cell<u16>,
+}
+
+impl Slots {
+    /// The number of the live slot that holds `gfn`.
+    #[inline]
+    pub(crate) fn find(&self, gfn: u64) -> Option<usize> {
+        let last = usize::from(self.last.get());
+        if let Some(Some(slot)) = self.by_number.get(last) {
+            if slot.contains(gfn) && slot.died.is_none() {
+                return Some(last);
+            }
+        }
+        self.find_slowly(gfn)
+    }
+
+    fn find_slowly(&self, gfn: u64) -> Option<usize> {
+        let after = self
+            .order
+            .partition_point(|number| self.base_of(*number).is_some_and(|base| base <= gfn));
+        let number = *self.order.get(after.checked_sub(1)?)?;
+        let slot = self.by_number.get(usize::from(number))?.as_ref()?;
+        if !slot.contains(gfn) {
+            return None;
+        }
+        self.last.set(number);
+        Some(usize::from(number))
+    }
+
+    fn base_of(&self, number: u16) -> Option<u64> {
+        Some(self.by_number.get(usize::from(number))?.as_ref()?.base)
+    }
+
+    /// The live slot that holds `gfn`.
+    #[inline]
+    pub(crate) fn at(&self, gfn: u64) -> Option<&Slot> {
+        self.by_number.get(self.find(gfn)?)?.as_ref()
+    }
+
+    /// The live slot that holds `gfn`.
+    #[inline]
+    pub(crate) fn at_mut(&mut self, gfn: u64) -> Option<&mut Slot> {
+        let number = self.find(gfn)?;
+        self.by_number.get_mut(number)?.as_mut()
+    }
+
+    /// The live slot with this number.
+    pub(crate) fn get(&self, id: SlotId) -> Result<&Slot, SlotError> {
+        match self.by_number.get(usize::from(id.0)) {
+            Some(Some(slot)) if slot.died.is_none() => Ok(slot),
+            _ => Err(SlotError::Unknown(id)),
+        }
+    }
+
+    /// The live slot with this number.
+    pub(crate) fn get_mut(&mut self, id: SlotId) -> Result<&mut Slot, SlotError> {
+        match self.by_number.get_mut(usize::from(id.0)) {
+            Some(Some(slot)) if slot.died.is_none() => Ok(slot),
+            _ => Err(SlotError::Unknown(id)),
+        }
+    }
+
+    /// The heads that a link refers to, dead slots' included.
+    #[inline]
+    pub(crate) fn head_mut(&mut self, reference: u32) -> Option<&mut Heads> {
+        let last = usize::from(self.last.get());
+        let is_in = |slot: &Option<Slot>| {
+            slot.as_ref().is_some_and(|slot| {
+                (reference.wrapping_sub(slot.first_head) as usize) < slot.heads.len()
+            })
+        };
+        let number = if self.by_number.get(last).is_some_and(is_in) {
+            last
+        } else {
+            self.by_number.iter().position(is_in)?
+        };
+        let slot = self.by_number.get_mut(number)?.as_mut()?;
+        let index = reference.wrapping_sub(slot.first_head) as usize;
+        slot.heads.get_mut(index)
+    }
+
+    /// All slots that have heads.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SlotId, &Slot)> + '_ {
+        let numbered = self.by_number.iter().enumerate();
+        numbered.filter_map(|(number, slot)| Some((SlotId(number as u16), slot.as_ref()?)))
+    }
+
+    // ---- changes -------------------------------------------------------------
+
+    /// Refuses a slot that passes `physical_bits` or meets another one than `except`.
+    pub(crate) fn check(
+        &self,
+        spec: &SlotSpec,
+        physical_bits: u8,
+        except: Option<SlotId>,
+    ) -> Result<(), SlotError> {
+        if spec.pages == 0 {
+            return Err(SlotError::Empty);
+        }
+        let ends_within = |start: u64, bits: u8| {
+            let end = start.checked_add(spec.pages);
+            end.is_some_and(|end| end <= 1 << (bits - 12))
+        };
+        if !ends_within(spec.base.number(), physical_bits) || !ends_within(spec.host.number(), 52) {
+            return Err(SlotError::OutOfRange { spec: *spec });
+        }
+        let base = spec.base.number();
+        let meets = |slot: &Slot| base < slot.base + slot.pages && slot.base < base + spec.pages;
+        let mut live = self.iter().filter(|(_, slot)| slot.died.is_none());
+        match live.find(|(id, slot)| Some(*id) != except && meets(slot)) {
+            Some((with, _)) => Err(SlotError::Overlap { with }),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds a checked slot.
+    pub(crate) fn insert(&mut self, spec: &SlotSpec, born: u64) -> Result<SlotId, SlotError> {
+        let slot = self.make(spec, born)?;
+        let vacant = self.by_number.iter().position(Option::is_none);
+        let number = vacant.unwrap_or(self.by_number.len());
+        let id = SlotId(u16::try_from(number).map_err(|_| SlotError::TooMany)?);
+        self.order.try_reserve(1).map_err(|_| SlotError::OutOfMemory)?;
+        if vacant.is_none() {
+            self.by_number.try_reserve(1).map_err(|_| SlotError::OutOfMemory)?;
+            self.by_number.push(None);
+        }
+        self.by_number[number] = Some(slot);
+        self.reorder();
+        Ok(id)
+    }
+
+    /// A slot with fresh heads, numbered in the first gap that is large enough.
+    fn make(&self, spec: &SlotSpec, born: u64) -> Result<Slot, SlotError> {
+        let base = spec.base.number();
+        let last = base + spec.pages - 1;
+        let ranges = |shift: u32| (last >> shift) - (base >> shift) + 1;
+        let (mid, big) = (ranges(9), ranges(18));
+        let total = u32::try_from(spec.pages + mid + big).map_err(|_| SlotError::TooMany)?;
+        let first_head = self.head_gap(total).ok_or(SlotError::TooMany)?;
+        let mut heads = Vec::new();
+        heads.try_reserve_exact(total as usize).map_err(|_| SlotError::OutOfMemory)?;
+        heads.resize(total as usize, Heads::default());
+        Ok(Slot {
+            base,
+            pages: spec.pages,
+            host: spec.host.number(),
+            read_only: spec.read_only,
+            born,
+            died: None,
+            log: None,
+            first_head,
+            large: [spec.pages as u32, (spec.pages + mid) as u32],
+            heads,
+        })
+    }
+
+    /// The lowest reference from which `count` are unused.
+    fn head_gap(&self, count: u32) -> Option<u32> {
+        let mut start = 0u32;
+        loop {
+            let end = start.checked_add(count).filter(|end| *end < 1 << 31)?;
+            let clash = self.iter().find(|(_, slot)| {
+                start < slot.first_head + slot.heads.len() as u32 && slot.first_head < end
+            });
+            match clash {
+                Some((_, slot)) => start = slot.first_head + slot.heads.len() as u32,
+                None => return Some(start),
+            }
+        }
+    }
+
+    fn reorder(&mut self) {
+        self.order.clear();
+        for (number, slot) in self.by_number.iter().enumerate() {
+            if slot.as_ref().is_some_and(|slot| slot.died.is_none()) {
+                self.order.push(number as u16);
+            }
+        }
+        let slots = &self.by_number;
+        self.order
+            .sort_unstable_by_key(|number| slots[usize::from(*number)].as_ref().map(|s| s.base));
+        self.last.set(self.order.first().copied().unwrap_or(0));
+    }
+
+    /// Removes a slot at once, heads and all: nothing refers to them any more.
+    pub(crate) fn remove(&mut self, id: SlotId) {
+        self.by_number[usize::from(id.0)] = None;
+        self.reorder();
+    }
+
+    /// Removes a slot whose heads are still linked to pages of generations before `now`.
+    pub(crate) fn bury(&mut self, id: SlotId, now: u64) {
+        if let Some(slot) = self.by_number[usize::from(id.0)].as_mut() {
+            slot.died = Some(now);
+            slot.log = None;
+        }
+        self.reorder();
+    }
+
+    /// Forgets dead slots on whose heads no page can hang: the oldest page left is of
+    /// generation `oldest`. Returns how many dead slots remain.
+    pub(crate) fn forget_dead(&mut self, oldest: u64) -> usize {
+        for slot in &mut self.by_number {
+            let died = slot.as_ref().and_then(|slot| slot.died);
+            if died.is_some_and(|died| oldest >= died) {
+                *slot = None;
+            }
+        }
+        self.iter().filter(|(_, slot)| slot.died.is_some()).count()
+    }
+
+    /// Empties every head: the tag is about to wrap. Returns how many heads.
+    pub(crate) fn rebase(&mut self) -> u64 {
+        let mut count = 0;
+        for slot in self.by_number.iter_mut().flatten() {
+            slot.heads.fill(Heads::default());
+            count += slot.heads.len() as u64;
+        }
+        count
+    }
+}
+
+impl Slots {
+    /// Gives a slot another base, with fresh heads. Nothing refers to the old ones.
+    pub(crate) fn relocate(
+        &mut self,
+        id: SlotId,
+        spec: &SlotSpec,
+        born: u64,
+    ) -> Result<(), SlotError> {
+        let mut fresh = self.make(spec, born)?;
+        let slot = self.get_mut(id)?;
+        fresh.log = slot.log.take();
+        *slot = fresh;
+        self.reorder();
+        Ok(())
+    }
+}

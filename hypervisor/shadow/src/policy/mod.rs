@@ -1,7 +1,11 @@
 //! The zap policies: what becomes of shadow pages that a zap-all made stale.
 //!
 //! A policy is a type with constants, so that the engine of one policy holds no branch
-//! for another; `AnyMmu` chooses one at run time, once per call.
+//! for another; [`AnyMmu`] chooses one at run time, once per call.
+
+mod any;
+
+pub use any::AnyMmu;
 
 /// The names of the policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,0 +1,364 @@
+//! A page fault, from the exit to the entry that cures it.
+//!
+//! Reserve, walk, set A and D, descend, install: the first can fail without a trace, the
+//! rest needs no memory.
+
+use anchorite_addr::{Gva, Hpa};
+
+use crate::access::{Access, PageFault, Translation};
+use crate::flush::{FlushPromise, VcpuId};
+use crate::install::{Shortage, leaf, writes};
+use crate::memory::Machine;
+use crate::mmio;
+use crate::mmu::Mmu;
+use crate::outcome::FaultOutcome;
+use crate::page::{ENTRIES, Node, PageNo, State};
+use crate::paging::entry::{ACCESSED, DIRTY, FRAME, KEY, PRESENT, rights};
+use crate::paging::{Control, FiveLevel, FourLevel, GuestFormat, Pae, TwoLevel};
+use crate::policy::ZapPolicy;
+use crate::registers::PagingMode;
+use crate::role::{EXEC, Rights, USER, WRITE};
+use crate::slots::Slot;
+use crate::walk::{Walk, set_accessed_dirty, walk};
+
+/// Walks tried while another vCPU keeps changing the entries (H9).
+const WALKS: u32 = 4;
+
+impl From<Shortage> for FaultOutcome {
+    fn from(shortage: Shortage) -> Self {
+        match shortage {
+            Shortage::Wait(epoch) => Self::Retry(FlushPromise { epoch }),
+            Shortage::OutOfMemory => Self::OutOfMemory,
+        }
+    }
+}
+
+impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
+    #[inline]
+    pub(crate) fn fault(&mut self, id: VcpuId, gva: Gva, access: Access) -> FaultOutcome {
+        let outcome = self.resolve(id, gva, access);
+        let stats = &mut self.stats;
+        stats.pf_taken += 1;
+        match &outcome {
+            FaultOutcome::Fixed => stats.pf_fixed += 1,
+            FaultOutcome::Spurious => stats.pf_spurious += 1,
+            FaultOutcome::Guest(_) => stats.pf_guest += 1,
+            FaultOutcome::EmulateWrite { .. } | FaultOutcome::Emulate { .. } => {
+                stats.pf_emulate += 1;
+            }
+            FaultOutcome::Mmio { .. } | FaultOutcome::ReadOnly { .. } => stats.pf_mmio += 1,
+            FaultOutcome::Retry(_) | FaultOutcome::OutOfMemory => {}
+        }
+        outcome
+    }
+
+    #[inline]
+    fn resolve(&mut self, id: VcpuId, gva: Gva, access: Access) -> FaultOutcome {
+        if !self.vcpu(id).loaded {
+            if let Err(shortage) = self.load_root(id) {
+                return shortage.into();
+            }
+        }
+        if let Err(shortage) = self.reserve(id) {
+            return shortage.into();
+        }
+        if self.mmio_cached {
+            if let Some(gpa) = self.cached_mmio(id, gva, access) {
+                self.stats.pf_mmio_fast += 1;
+                return FaultOutcome::Mmio { gpa };
+            }
+        }
+        match self.vcpu(id).control.mode {
+            PagingMode::FourLevel => self.fault_paged::<FourLevel>(id, gva, access),
+            PagingMode::FiveLevel => self.fault_paged::<FiveLevel>(id, gva, access),
+            PagingMode::Pae => self.fault_paged::<Pae>(id, gva, access),
+            PagingMode::TwoLevel => self.fault_paged::<TwoLevel>(id, gva, access),
+            PagingMode::None => self.map::<Pae>(id, &Walk::direct(gva), gva, access),
+        }
+    }
+
+    #[inline]
+    fn fault_paged<F: GuestFormat>(
+        &mut self,
+        id: VcpuId,
+        gva: Gva,
+        access: Access,
+    ) -> FaultOutcome {
+        match self.walk_and_mark::<F>(id, gva, access) {
+            Ok(Some(walk)) => self.map::<F>(id, &walk, gva, access),
+            // The entries keep changing: the guest tries again, others get their turn.
+            Ok(None) => FaultOutcome::Spurious,
+            Err(fault) => FaultOutcome::Guest(fault),
+        }
+    }
+
+    /// Walks and sets A and D; `None` where the entries would not hold still.
+    #[inline]
+    fn walk_and_mark<F: GuestFormat>(
+        &mut self,
+        id: VcpuId,
+        gva: Gva,
+        access: Access,
+    ) -> Result<Option<Walk>, PageFault> {
+        for _ in 0..WALKS {
+            let control = &self.vcpus[id.index()].control;
+            let mut walk = walk::<F, M>(control, &self.slots, &self.machine, gva, access)?;
+            let (slots, machine) = (&mut self.slots, &mut self.machine);
+            if set_accessed_dirty::<F, M>(&mut walk, slots, machine, access.is_write()) {
+                return Ok(Some(walk));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Installs what a permitted walk found.
+    #[inline]
+    fn map<F: GuestFormat>(
+        &mut self,
+        id: VcpuId,
+        walk: &Walk,
+        gva: Gva,
+        access: Access,
+    ) -> FaultOutcome {
+        let gpa = walk.gpa(gva);
+        let control = &self.vcpus[id.index()].control;
+        let key = if control.pke { walk.key } else { 0 };
+        let Some(granted) = grant(control, walk, access.is_write()) else {
+            return FaultOutcome::Emulate { gpa };
+        };
+        let Some(root) = self.vcpu(id).root_for(gva) else {
+            return FaultOutcome::Spurious;
+        };
+        let Some(slot) = self.slots.at(walk.gfn) else {
+            self.cache_mmio::<F>(root, walk, gva, granted);
+            return FaultOutcome::Mmio { gpa };
+        };
+        if slot.read_only && access.is_write() {
+            return FaultOutcome::ReadOnly { gpa };
+        }
+        let (page, level) = match self.table_for::<F>(root, walk, gva, granted) {
+            Ok(found) => found,
+            Err(shortage) => return shortage.into(),
+        };
+        let Some(usable) = self.usable(id, walk.gfn, level, granted, access.is_write()) else {
+            return FaultOutcome::EmulateWrite { gpa };
+        };
+        if self.pool.meta(page).state != State::Shadow {
+            // Making the frame writable cost this very table its place among the unsync.
+            return FaultOutcome::Spurious;
+        }
+        let node = Node::new(page, gva.table_index(level));
+        let changed = self.map_frame(node, level, walk.gfn, usable, key);
+        if level == 1 && walk.level == 1 {
+            self.prefetch::<F>(node, walk);
+        }
+        if changed { FaultOutcome::Fixed } else { FaultOutcome::Spurious }
+    }
+
+    /// The table in which the mapping belongs, and its level: as large as allowed, which
+    /// may shrink while the path to it is made.
+    #[inline]
+    fn table_for<F: GuestFormat>(
+        &mut self,
+        root: PageNo,
+        walk: &Walk,
+        gva: Gva,
+        granted: Rights,
+    ) -> Result<(PageNo, u8), Shortage> {
+        let mut level = self.mapping_level(walk);
+        loop {
+            let page = self.descend::<F>(root, walk, gva, level, granted)?;
+            let still = if level == 1 { 1 } else { self.mapping_level(walk) };
+            if still == level {
+                return Ok((page, level));
+            }
+            level = still;
+        }
+    }
+
+    /// The largest page that may map the walk's frame.
+    #[inline]
+    fn mapping_level(&self, walk: &Walk) -> u8 {
+        if walk.level == 1 {
+            return 1;
+        }
+        let host_limit = if self.config.host_gigabyte_pages { 3 } else { 2 };
+        let mut level = walk.level.min(host_limit);
+        if let Some(slot) = self.slots.at(walk.gfn) {
+            while level > 1 && !self.may_be_large(slot, walk.gfn, level) {
+                level -= 1;
+            }
+        }
+        level
+    }
+
+    fn may_be_large(&self, slot: &Slot, gfn: u64, level: u8) -> bool {
+        let heads = slot.heads.get(slot.head_index(gfn, level));
+        let tables = heads.map_or(1, |heads| heads.count.get(self.generation.tag()));
+        tables == 0 && slot.log.is_none() && slot.fits_large(gfn, level)
+    }
+
+    /// What of `granted` the frame itself permits now. `None`: a write, but the frame
+    /// holds tables that must not change unseen.
+    #[inline]
+    fn usable(
+        &mut self,
+        id: VcpuId,
+        gfn: u64,
+        level: u8,
+        granted: Rights,
+        write: bool,
+    ) -> Option<Rights> {
+        if !writes(granted) {
+            return Some(granted);
+        }
+        let tracked = level == 1 && self.tracked(gfn) > 0;
+        if tracked && write && !self.allow_write(id, gfn) {
+            return None;
+        }
+        let slot = self.slots.at_mut(gfn)?;
+        let logged = slot.log.is_some();
+        if write {
+            slot.mark_dirty(gfn);
+        } else if slot.read_only || tracked || logged {
+            return Some(granted & !WRITE);
+        }
+        Some(granted)
+    }
+
+    /// Enters the frame of size `level` around `gfn` in `node`.
+    #[inline]
+    fn map_frame(&mut self, node: Node, level: u8, gfn: u64, rights: Rights, key: u64) -> bool {
+        let first = gfn & !((1u64 << (9 * u32::from(level - 1))) - 1);
+        let Some(slot) = self.slots.at(gfn) else {
+            return false;
+        };
+        let spte = leaf(slot.host_of(first), level, rights, key);
+        self.set_leaf(node, level, gfn, spte)
+    }
+
+    /// Remembers that `walk` leads nowhere. Failing to costs only the next walk.
+    #[cold]
+    fn cache_mmio<F: GuestFormat>(&mut self, root: PageNo, walk: &Walk, gva: Gva, granted: Rights) {
+        if let Ok(page) = self.descend::<F>(root, walk, gva, 1, granted) {
+            let spte = mmio::entry(walk.gfn, granted, self.mmio_generation);
+            self.set_marker(Node::new(page, gva.table_index(1)), spte);
+            self.mmio_cached = true;
+        }
+    }
+
+    /// Installs the entries after `node` whose A bit the guest has set already, up to the
+    /// first that does not qualify. The architecture lets a processor cache them.
+    #[inline]
+    fn prefetch<F: GuestFormat>(&mut self, node: Node, walk: &Walk) {
+        let Some(place) = walk.leaf_place() else {
+            return;
+        };
+        let most = u32::from(self.config.prefetch).min(ENTRIES - 1 - node.entry() as u32);
+        for ahead in 1..=u64::from(most) {
+            let at = Hpa::new(place.as_u64() + (ahead << F::ENTRY_SHIFT));
+            let gpte = F::read(&self.machine, at);
+            let next = Node::new(node.page(), node.entry() + ahead as usize);
+            if gpte & (PRESENT | ACCESSED) != PRESENT | ACCESSED
+                || !self.prefetch_one::<F>(next, gpte, walk)
+            {
+                return;
+            }
+            self.stats.mmu_prefetched += 1;
+        }
+    }
+
+    #[inline]
+    fn prefetch_one<F: GuestFormat>(&mut self, node: Node, gpte: u64, walk: &Walk) -> bool {
+        let role = self.pool.meta(node.page()).role;
+        let gfn = (gpte & F::ADDRESS) >> 12;
+        if self.spte(node) != 0 || gpte & self.leaf_reserved(role) != 0 {
+            return false;
+        }
+        let Some(slot) = self.slots.at(gfn) else {
+            return false;
+        };
+        let mut granted = rights(gpte) & walk.above[1];
+        if gpte & DIRTY == 0 || slot.read_only || slot.log.is_some() || self.tracked(gfn) > 0 {
+            granted &= !WRITE;
+        }
+        let key = if role.pke() { gpte & KEY } else { 0 };
+        let spte = leaf(slot.host_of(gfn), 1, granted, key);
+        debug_assert_eq!(spte & FRAME, slot.host_of(gfn) << 12);
+        self.rmap_add(gfn, 1, node);
+        self.set_spte(node, spte);
+        true
+    }
+
+    // ---- for the emulator ----------------------------------------------------
+
+    /// A walk that changes nothing.
+    pub(crate) fn look_up(
+        &self,
+        id: VcpuId,
+        gva: Gva,
+        access: Access,
+    ) -> Result<Translation, PageFault> {
+        let control = &self.vcpu(id).control;
+        let (slots, machine) = (&self.slots, &self.machine);
+        let walk = match control.mode {
+            PagingMode::FourLevel => walk::<FourLevel, M>(control, slots, machine, gva, access)?,
+            PagingMode::FiveLevel => walk::<FiveLevel, M>(control, slots, machine, gva, access)?,
+            PagingMode::Pae => walk::<Pae, M>(control, slots, machine, gva, access)?,
+            PagingMode::TwoLevel => walk::<TwoLevel, M>(control, slots, machine, gva, access)?,
+            PagingMode::None => return Ok(unpaged(gva)),
+        };
+        Ok(walk.translation(gva, control.mode == PagingMode::TwoLevel))
+    }
+
+    /// A walk for an access that the emulator carries out.
+    pub(crate) fn look_up_and_mark(
+        &mut self,
+        id: VcpuId,
+        gva: Gva,
+        access: Access,
+    ) -> Result<Translation, PageFault> {
+        let mode = self.vcpu(id).control.mode;
+        let walk = match mode {
+            PagingMode::FourLevel => self.walk_and_mark::<FourLevel>(id, gva, access)?,
+            PagingMode::FiveLevel => self.walk_and_mark::<FiveLevel>(id, gva, access)?,
+            PagingMode::Pae => self.walk_and_mark::<Pae>(id, gva, access)?,
+            PagingMode::TwoLevel => self.walk_and_mark::<TwoLevel>(id, gva, access)?,
+            PagingMode::None => return Ok(unpaged(gva)),
+        };
+        match walk {
+            Some(walk) => Ok(walk.translation(gva, mode == PagingMode::TwoLevel)),
+            // Another vCPU wins every race for the A bit: then it is set, so look again.
+            None => self.look_up(id, gva, access),
+        }
+    }
+}
+
+fn unpaged(gva: Gva) -> Translation {
+    let walk = Walk::direct(gva);
+    Translation { gpa: walk.gpa(gva), size: anchorite_addr::PageSize::Size4K }
+}
+
+/// The rights a shadow entry may carry for this access; `None` where none expresses it.
+///
+/// A leaf whose D bit is clear is not writable, so that the first write faults and sets
+/// it. With CR0.WP = 0 the supervisor writes read-only pages: hardware always runs with
+/// WP = 1, so the entry becomes writable but no longer a user's (and not executable where
+/// SMEP would have forbidden that). Hiding U also hides the page from SMAP and from
+/// protection keys; where those are on, the write is emulated.
+#[inline]
+fn grant(control: &Control, walk: &Walk, write: bool) -> Option<Rights> {
+    let rights = walk.rights;
+    if write && rights & WRITE == 0 {
+        if rights & USER == 0 {
+            return Some(rights | WRITE);
+        }
+        if control.smap || control.pke {
+            return None;
+        }
+        let hidden = if control.smep { USER | EXEC } else { USER };
+        return Some(rights & !hidden | WRITE);
+    }
+    let clean = if walk.dirty { 0 } else { WRITE };
+    Some(rights & !clean)
+}

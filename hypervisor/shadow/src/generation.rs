@@ -1,0 +1,92 @@
+//! Generations, and the heads that carry them.
+//!
+//! Every head that hangs off guest memory is one 64-bit word: a tag in the high half, a
+//! value in the low half. A head whose tag is not the current generation's low bits reads
+//! as empty, so that moving the generation empties every head at once. Under policies
+//! that unlink, the tag is constant and heads never empty by themselves.
+
+/// A rmap head, a tracked count or a large-page disallow count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Head(u64);
+
+impl Head {
+    /// The value, 0 where the tag is another generation's.
+    #[inline]
+    pub(crate) fn get(self, tag: u32) -> u32 {
+        if (self.0 >> 32) as u32 == tag { self.0 as u32 } else { 0 }
+    }
+
+    /// Stores a value under `tag`.
+    #[inline]
+    pub(crate) fn set(&mut self, tag: u32, value: u32) {
+        self.0 = u64::from(tag) << 32 | u64::from(value);
+    }
+}
+
+/// The current generation, its tag, and up to where flushes have been acknowledged.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    now: u64,
+    tag: u32,
+    /// Pages of generations below this one may be reused (I9).
+    safe: u64,
+    /// The oldest zap not yet acknowledged by all, and the newest: (generation begun,
+    /// epoch opened). Whatever lies between is covered by the newest.
+    oldest: Option<(u64, u64)>,
+    newest: Option<(u64, u64)>,
+}
+
+impl Generation {
+    pub(crate) fn new(start: u64) -> Self {
+        Self { now: start, tag: 0, safe: start, oldest: None, newest: None }
+    }
+
+    #[inline]
+    pub(crate) fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// What the heads of this generation are tagged with.
+    #[inline]
+    pub(crate) fn tag(&self) -> u32 {
+        self.tag
+    }
+
+    /// Takes the tag from the low bits under `mask` (0: heads are not tagged).
+    pub(crate) fn retag(&mut self, mask: u64) {
+        self.tag = (self.now & mask) as u32;
+    }
+
+    /// Begins the next generation. Pages of the old one wait for `epoch`.
+    #[inline]
+    pub(crate) fn bump(&mut self, epoch: u64, mask: u64) {
+        // Starts at most at 2^62 and moves by one: cannot overflow in a machine's life.
+        self.now = self.now.wrapping_add(1);
+        self.retag(mask);
+        let zap = (self.now, epoch);
+        if self.oldest.is_none() {
+            self.oldest = Some(zap);
+        } else {
+            self.newest = Some(zap);
+        }
+    }
+
+    /// Pages of generations below the result may be reused; asks `acknowledged` about
+    /// the epochs still open.
+    #[inline]
+    pub(crate) fn safe(&mut self, acknowledged: impl Fn(u64) -> bool) -> u64 {
+        while let Some((generation, epoch)) = self.oldest {
+            if !acknowledged(epoch) {
+                break;
+            }
+            self.safe = generation;
+            self.oldest = self.newest.take();
+        }
+        self.safe
+    }
+
+    /// As last computed by [`Self::safe`].
+    pub(crate) fn known_safe(&self) -> u64 {
+        self.safe
+    }
+}

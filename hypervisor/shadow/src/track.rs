@@ -1,0 +1,227 @@
+//! Write tracking: what may not be mapped writable, or large, and why.
+
+use crate::flush::VcpuId;
+use crate::memory::Machine;
+use crate::mmu::Mmu;
+use crate::page::{Node, PageNo};
+use crate::paging::entry::PRESENT;
+use crate::policy::ZapPolicy;
+use anchorite_addr::Gpa;
+
+/// Pages of one gfn handled in one round.
+const ROUND: usize = 16;
+/// Writes without a fault in between after which a table is unshadowed.
+const FLOOD: u8 = 3;
+
+impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
+    /// Adds `by` (1 or -1) to a count of the range of size `level` around `gfn`. Returns
+    /// the new value; 0 where no slot lies there that `generation` has a part in.
+    fn count(&mut self, gfn: u64, level: u8, generation: u64, by: i32) -> u32 {
+        let tag = self.generation.tag();
+        let Some(slot) = self.slots.at_mut(gfn).filter(|s| s.born <= generation) else {
+            return 0;
+        };
+        let index = slot.head_index(gfn, level);
+        let Some(heads) = slot.heads.get_mut(index) else {
+            return 0;
+        };
+        let value = heads.count.get(tag).saturating_add_signed(by);
+        heads.count.set(tag, value);
+        value
+    }
+
+    /// How many shadow pages keep `gfn` from being writable.
+    #[inline]
+    pub(crate) fn tracked(&self, gfn: u64) -> u32 {
+        let Some(slot) = self.slots.at(gfn) else {
+            return 0;
+        };
+        let index = slot.head_index(gfn, 1);
+        let heads = slot.heads.get(index).copied().unwrap_or_default();
+        heads.count.get(self.generation.tag())
+    }
+
+    /// A new page shadows the table in `gfn`: nobody may map the frame large any more, or
+    /// writable. Returns whether a TLB may hold what is now forbidden.
+    #[inline]
+    pub(crate) fn account(&mut self, page: PageNo) -> bool {
+        let gfn = self.pool.meta(page).gfn;
+        let generation = self.generation.now();
+        if self.slots.find(gfn).is_none() {
+            self.untracked = true;
+            return false;
+        }
+        let mut changed = false;
+        for level in [2, 3] {
+            if self.count(gfn, level, generation, 1) == 1 {
+                changed |= self.drop_mappings(gfn, level);
+            }
+        }
+        self.track(page) | changed
+    }
+
+    /// The inverse of [`Self::account`].
+    pub(crate) fn unaccount(&mut self, page: PageNo) {
+        let meta = *self.pool.meta(page);
+        self.untrack(page);
+        for level in [2, 3] {
+            self.count(meta.gfn, level, meta.generation, -1);
+        }
+    }
+
+    /// Counts `page` among those that keep its gfn from being writable, and takes the
+    /// right to write away. Returns whether a TLB may still hold it (I2).
+    pub(crate) fn track(&mut self, page: PageNo) -> bool {
+        let gfn = self.pool.meta(page).gfn;
+        self.pool.meta_mut(page).tracked = true;
+        let first = self.count(gfn, 1, self.generation.now(), 1) == 1;
+        let changed = first && self.write_protect(gfn);
+        changed || first && self.tlb_dirty
+    }
+
+    /// Stops counting `page`.
+    pub(crate) fn untrack(&mut self, page: PageNo) {
+        let meta = *self.pool.meta(page);
+        if meta.tracked {
+            self.pool.meta_mut(page).tracked = false;
+            self.count(meta.gfn, 1, meta.generation, -1);
+        }
+    }
+
+    /// A guest write to a frame in which tables are shadowed: lets all of them go unsync
+    /// if they are leaf tables. Returns whether the frame may be writable now.
+    pub(crate) fn allow_write(&mut self, vcpu: VcpuId, gfn: u64) -> bool {
+        if !P::TAGGED {
+            self.dismantle_stale_of(gfn);
+        }
+        let now = self.generation.now();
+        let mut found = [PageNo::NONE; ROUND];
+        let counted = |meta: &crate::page::Meta| meta.tracked && meta.generation == now;
+        loop {
+            let count = self.directory.pages_of(&self.pool.metas, gfn, counted, &mut found);
+            let pages = &found[..count.min(ROUND)];
+            if pages.iter().any(|page| self.pool.meta(*page).role.level() > 1) {
+                return false;
+            }
+            for page in pages {
+                self.let_go(vcpu, *page);
+            }
+            if count < ROUND {
+                return self.tracked(gfn) == 0;
+            }
+        }
+    }
+
+    /// Untagged policies: stale pages count until they are taken apart (H13), so those
+    /// that stand in the way of a write are taken apart now.
+    fn dismantle_stale_of(&mut self, gfn: u64) {
+        let now = self.generation.now();
+        let mut found = [PageNo::NONE; 1];
+        let stale = |meta: &crate::page::Meta| meta.generation != now;
+        while self.directory.pages_of(&self.pool.metas, gfn, stale, &mut found) > 0 {
+            self.dismantle(found[0]);
+        }
+    }
+
+    /// The door: `bytes` bytes at `gpa` have changed.
+    pub(crate) fn note_write(&mut self, gpa: Gpa, bytes: u64) {
+        let mut at = gpa.as_u64();
+        let end = at.saturating_add(bytes);
+        while at < end {
+            let stop = end.min((at | 0xfff).saturating_add(1));
+            self.note_write_in_frame(at >> 12, (at & 0xfff) as u32, (stop - at) as u32);
+            at = stop;
+            if stop == u64::MAX {
+                return;
+            }
+        }
+    }
+
+    fn note_write_in_frame(&mut self, gfn: u64, offset: u32, bytes: u32) {
+        let Some(slot) = self.slots.at_mut(gfn) else {
+            return;
+        };
+        slot.mark_dirty(gfn);
+        if self.tracked(gfn) == 0 {
+            return;
+        }
+        self.stats.mmu_pte_write += 1;
+        let now = self.generation.now();
+        let mut found = [PageNo::NONE; ROUND];
+        let counted = |meta: &crate::page::Meta| meta.tracked && meta.generation == now;
+        loop {
+            let count = self.directory.pages_of(&self.pool.metas, gfn, counted, &mut found);
+            // A frame with more shadows than one round holds is unshadowed altogether.
+            let crowded = count == ROUND;
+            for page in &found[..count] {
+                if crowded || self.is_flooded(*page) {
+                    self.zap_page(*page);
+                } else {
+                    self.drop_written(*page, offset, bytes);
+                }
+            }
+            if !crowded {
+                return;
+            }
+        }
+    }
+
+    fn is_flooded(&mut self, page: PageNo) -> bool {
+        let meta = self.pool.meta_mut(page);
+        if meta.role.level() == 1 {
+            return false;
+        }
+        meta.writes = meta.writes.saturating_add(1);
+        let flooded = meta.writes >= FLOOD;
+        self.stats.mmu_flooded += u64::from(flooded);
+        flooded
+    }
+
+    /// Empties the entries of `page` that shadow `bytes` bytes at `offset` of its table.
+    fn drop_written(&mut self, page: PageNo, offset: u32, bytes: u32) {
+        let role = self.pool.meta(page).role;
+        let last = offset + bytes - 1;
+        let (first, end) = if role.has_four_byte_entries() {
+            // Half a guest table at level 1, a quarter (each entry twice) at level 2.
+            let per_entry = u32::from(role.level());
+            let entries = 512 / per_entry;
+            let skipped = u32::from(role.quadrant_of()) * entries;
+            let from = (offset >> 2).max(skipped);
+            let to = (last >> 2).saturating_add(1).min(skipped + entries);
+            if from >= to {
+                return;
+            }
+            ((from - skipped) * per_entry, (to - skipped) * per_entry)
+        } else {
+            (offset >> 3, (last >> 3) + 1)
+        };
+        let upper = role.level() > 1;
+        for entry in first..end {
+            self.drop_one_written(Node::new(page, entry as usize), upper);
+        }
+    }
+
+    fn drop_one_written(&mut self, node: Node, upper: bool) {
+        let spte = self.spte(node);
+        if spte == 0 {
+            return;
+        }
+        self.drop_entry(node);
+        self.stats.mmu_pte_updated += 1;
+        if upper && spte & PRESENT != 0 {
+            // The guest flushes such a change with one INVLPG; what hangs below may span
+            // many translations, so every vCPU's next flush must be a whole one.
+            self.open_epoch();
+        }
+    }
+
+    /// Zaps every shadow of tables in `gfn`.
+    pub(crate) fn zap_tables_in(&mut self, gfn: u64) {
+        let now = self.generation.now();
+        let mut found = [PageNo::NONE; 1];
+        let current = |meta: &crate::page::Meta| !meta.role.is_direct() && meta.generation == now;
+        while self.directory.pages_of(&self.pool.metas, gfn, current, &mut found) > 0 {
+            self.zap_page(found[0]);
+        }
+    }
+}
