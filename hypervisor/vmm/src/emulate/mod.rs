@@ -5,14 +5,21 @@
 //! | [`length`] | how long an intercepted instruction is, and its operands; fast |
 //! | [`mode`] | 16, 32 or 64 bits, stack size, canonical width |
 //! | [`address`] | effective and linear addresses, limits, #GP and #SS |
+//! | [`execute`] | what each instruction does; [`emulate()`](emulate) |
+//! | [`operands`] | registers, immediates and memory as operands |
+//! | [`flags`] | arithmetic and the RFLAGS it leaves |
 //! | [`environment`] | what the machine must provide, and faults |
 
 pub mod address;
 pub mod environment;
+pub mod execute;
+pub mod flags;
 pub mod length;
 pub mod mode;
+pub mod operands;
 
 pub use address::{Access, MemoryOperand};
 pub use environment::{Environment, Exception, Fault};
+pub use execute::{EmulationError, Outcome, decode, emulate};
 pub use length::{Intercepted, Operation, instruction_length, intercepted};
 pub use mode::{CodeSize, Mode};
