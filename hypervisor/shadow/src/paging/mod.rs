@@ -123,7 +123,7 @@ impl Control {
         let wp = paging && registers.cr0.contains(Cr0::WP);
         let pse = mode == PagingMode::TwoLevel && cr4(Cr4::PSE);
         let pke = mode.is_long() && cr4(Cr4::PKE);
-        let bits = RoleBits { mode, nx, wp, smep, smap, pke, pse };
+        let bits = RoleBits { mode, nx, wp, smep: cr4(Cr4::SMEP), smap: cr4(Cr4::SMAP), pke, pse };
         Self {
             mode,
             role: Role::base(bits),
