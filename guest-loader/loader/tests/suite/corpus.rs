@@ -1,0 +1,110 @@
+//! The fuzzers' corpus, replayed and mutated with a plain `cargo test`.
+
+use crate::files;
+use crate::ram::{FakeRam, bare, load_checked};
+use anchorite_loader::{Format, Kind};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Random mutations of each file of the corpus.
+const MUTATIONS: u64 = 300;
+
+/// The fuzz targets and what each takes its input for.
+const TARGETS: [(&str, Kind); 5] = [
+    ("auto", Kind::Auto),
+    ("elf", Kind::Is(Format::Elf)),
+    ("pvh", Kind::Is(Format::Pvh)),
+    ("multiboot", Kind::Is(Format::Multiboot)),
+    ("linux", Kind::Is(Format::Linux)),
+];
+
+fn folder(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target)
+}
+
+fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = folder(target);
+    let entries =
+        fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    paths.sort();
+    let read = |path: PathBuf| (path.clone(), fs::read(path).expect("a readable file"));
+    paths.into_iter().map(read).collect()
+}
+
+#[test]
+fn the_corpus_of_every_target_loads_at_least_once_and_never_panics() {
+    for (target, kind) in TARGETS {
+        let files = corpus(target);
+        let good = |file: &&(PathBuf, Vec<u8>)| {
+            load_checked(&bare(kind, &file.1), &mut FakeRam::pc(8)).is_ok()
+        };
+        let count = files.iter().filter(good).count();
+        assert!(count > 0, "{target}: none of {} files loads", files.len());
+    }
+}
+
+#[test]
+fn mutations_of_the_corpus_never_panic() {
+    let mut random = Random(0x5eed_0001);
+    for (target, kind) in TARGETS {
+        for (_, file) in corpus(target) {
+            for _ in 0..MUTATIONS {
+                let mutant = mutate(&file, &mut random);
+                let _ = load_checked(&bare(kind, &mutant), &mut FakeRam::pc(8));
+            }
+        }
+    }
+}
+
+/// Up to eight changes: a bit, a byte, an extreme word, a cut, a doubled stretch.
+fn mutate(file: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut mutant = file.to_vec();
+    for _ in 0..=random.below(7) {
+        let at = random.below(mutant.len() as u64) as usize;
+        let Some(byte) = mutant.get_mut(at) else { break };
+        match random.below(6) {
+            0 | 1 => *byte ^= 1 << random.below(8),
+            2 => *byte = random.below(256) as u8,
+            3 => {
+                let word = [0, 1, 0x7fff_ffff, 0x8000_0000, u32::MAX][random.below(5) as usize];
+                mutant
+                    .iter_mut()
+                    .skip(at)
+                    .zip(word.to_le_bytes())
+                    .for_each(|(to, from)| *to = from);
+            }
+            4 => mutant.truncate(at),
+            _ => mutant.extend_from_within(at..(at + 16).min(mutant.len())),
+        }
+    }
+    mutant
+}
+
+/// xorshift64: the same mutants in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit.max(1)
+    }
+}
+
+#[test]
+#[ignore = "writes the seeds of the corpus; run it after a format gains a file"]
+fn write_the_seeds() {
+    for (name, file) in files::all() {
+        for target in ["auto", "elf", "pvh", "multiboot", "linux"] {
+            if target == "auto"
+                || name.starts_with(target)
+                || (target, &name[..5]) == ("elf", "plain")
+            {
+                fs::create_dir_all(folder(target)).expect("a folder");
+                fs::write(folder(target).join(format!("seed-{name}")), &file).expect("writes");
+            }
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Handcrafted files of every format, written byte by byte from the specifications and
+//! sharing nothing with the loader.
+
+/// Two instructions that are the code of every file here: `cli; hlt`.
+pub(crate) const CODE: [u8; 2] = [0xfa, 0xf4];
+
+/// A segment of a handcrafted ELF file.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    pub(crate) kind: u32,
+    pub(crate) virtual_start: u64,
+    pub(crate) physical_start: u64,
+    pub(crate) contents: Vec<u8>,
+    pub(crate) memory_bytes: u64,
+}
+
+impl Segment {
+    pub(crate) fn load(physical_start: u64, contents: &[u8], memory_bytes: u64) -> Self {
+        let contents = contents.to_vec();
+        Self { kind: 1, virtual_start: physical_start, physical_start, contents, memory_bytes }
+    }
+
+    pub(crate) fn note(name: &[u8], kind: u32, value: &[u8]) -> Self {
+        let mut contents = Vec::new();
+        for word in [name.len() as u32, value.len() as u32, kind] {
+            contents.extend(word.to_le_bytes());
+        }
+        for part in [name, value] {
+            contents.extend(part);
+            contents.resize(contents.len().next_multiple_of(4), 0);
+        }
+        Self { kind: 4, virtual_start: 0, physical_start: 0, contents, memory_bytes: 0 }
+    }
+}
+
+/// An ELF64 file for x86-64: header, program headers, contents one after the other.
+pub(crate) fn elf64(entry: u64, segments: &[Segment]) -> Vec<u8> {
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    file.extend(2u16.to_le_bytes());
+    file.extend(62u16.to_le_bytes());
+    file.extend(1u32.to_le_bytes());
+    file.extend(entry.to_le_bytes());
+    file.extend(64u64.to_le_bytes());
+    file.extend(0u64.to_le_bytes());
+    file.extend(0u32.to_le_bytes());
+    for half in [64, 56, segments.len() as u16, 0, 0, 0] {
+        file.extend(half.to_le_bytes());
+    }
+    let mut offset = 64 + 56 * segments.len() as u64;
+    for segment in segments {
+        let file_bytes = segment.contents.len() as u64;
+        file.extend(segment.kind.to_le_bytes());
+        file.extend(7u32.to_le_bytes());
+        let starts = [offset, segment.virtual_start, segment.physical_start];
+        for long in starts.into_iter().chain([file_bytes, segment.memory_bytes, 1]) {
+            file.extend(long.to_le_bytes());
+        }
+        offset += file_bytes;
+    }
+    append_contents(file, segments)
+}
+
+/// An ELF32 file for i386.
+pub(crate) fn elf32(entry: u32, segments: &[Segment]) -> Vec<u8> {
+    let mut file = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    file.extend(2u16.to_le_bytes());
+    file.extend(3u16.to_le_bytes());
+    for word in [1, entry, 52, 0, 0] {
+        file.extend(word.to_le_bytes());
+    }
+    for half in [52, 32, segments.len() as u16, 0, 0, 0] {
+        file.extend(half.to_le_bytes());
+    }
+    let mut offset = 52 + 32 * segments.len() as u32;
+    for segment in segments {
+        let file_bytes = segment.contents.len() as u32;
+        let starts = [offset, segment.virtual_start as u32, segment.physical_start as u32];
+        let sizes = [file_bytes, segment.memory_bytes as u32, 7, 1];
+        for word in [segment.kind].into_iter().chain(starts).chain(sizes) {
+            file.extend(word.to_le_bytes());
+        }
+        offset += file_bytes;
+    }
+    append_contents(file, segments)
+}
+
+fn append_contents(mut file: Vec<u8>, segments: &[Segment]) -> Vec<u8> {
+    for segment in segments {
+        file.extend(&segment.contents);
+    }
+    file
+}
+
+/// A plain ELF64 file: code at 1 MiB with 4 KiB of bss.
+pub(crate) fn plain64() -> Vec<u8> {
+    elf64(0x10_0001, &[Segment::load(0x10_0000, &CODE, 0x1000)])
+}
+
+/// A plain ELF32 file: code at 1 MiB, linked at 3 GiB.
+pub(crate) fn plain32() -> Vec<u8> {
+    let code = Segment { virtual_start: 0xc010_0000, ..Segment::load(0x10_0000, &CODE, 0x10) };
+    elf32(0xc010_0001, &[code, Segment::load(0x20_0000, b"data", 8)])
+}
+
+/// An ELF64 file with a PVH note whose entry is `entry`.
+pub(crate) fn pvh64(entry: u64) -> Vec<u8> {
+    let note = Segment::note(b"Xen\0", 18, &entry.to_le_bytes());
+    elf64(0, &[Segment::load(0x10_0000, &CODE, 0x1000), note])
+}
+
+/// An ELF32 file with a foreign note before the PVH note.
+pub(crate) fn pvh32(entry: u32) -> Vec<u8> {
+    let mut notes = Segment::note(b"GNU\0", 3, &[1, 2, 3, 4, 5]);
+    notes.contents.extend(Segment::note(b"Xen\0", 18, &entry.to_le_bytes()).contents);
+    elf32(0, &[Segment::load(0x10_0000, &CODE, 0x1000), notes])
+}
+
+/// A Hermit application, as far as its note shows.
+pub(crate) fn hermit() -> Vec<u8> {
+    let note = Segment::note(b"HERMIT\0", 0x5a00, &[4]);
+    elf64(0x10_0000, &[Segment::load(0x10_0000, &CODE, 0x1000), note])
+}
+
+/// A multiboot header with these flags and a good checksum, without address fields.
+pub(crate) fn multiboot_header(flags: u32) -> Vec<u8> {
+    let magic = 0x1bad_b002u32;
+    let checksum = magic.wrapping_add(flags).wrapping_neg();
+    [magic, flags, checksum].iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// The address fields of a multiboot header.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addresses {
+    pub(crate) header: u32,
+    pub(crate) load: u32,
+    pub(crate) load_end: u32,
+    pub(crate) bss_end: u32,
+    pub(crate) entry: u32,
+}
+
+/// A file that is no ELF: 0x20 bytes of junk, then an image whose header gives its
+/// addresses, 0x10 bytes into the image.
+pub(crate) fn multiboot_addresses(flags: u32, addresses: Addresses) -> Vec<u8> {
+    let mut file = vec![0xee; 0x20];
+    file.extend([0x90; 0x10]);
+    file.extend(multiboot_header(flags | 1 << 16));
+    let Addresses { header, load, load_end, bss_end, entry } = addresses;
+    for word in [header, load, load_end, bss_end, entry] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend(CODE);
+    file
+}
+
+/// The addresses that fit [`multiboot_addresses`]: an image of 0x32 bytes at 1 MiB.
+pub(crate) const GOOD_ADDRESSES: Addresses = Addresses {
+    header: 0x10_0010,
+    load: 0x10_0000,
+    load_end: 0x10_0032,
+    bss_end: 0x10_2000,
+    entry: 0x10_0030,
+};
+
+/// A multiboot kernel as an ELF32 file, header at the start of its segment.
+pub(crate) fn multiboot_elf(flags: u32) -> Vec<u8> {
+    let mut code = multiboot_header(flags);
+    code.extend(CODE);
+    elf32(0x10_000c, &[Segment::load(0x10_0000, &code, 0x2000)])
+}
+
+/// Fields of a bzImage's setup header.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Linux {
+    pub(crate) setup_sectors: u8,
+    pub(crate) version: u16,
+    pub(crate) load_flags: u8,
+    pub(crate) relocatable: u8,
+    pub(crate) alignment: u32,
+    pub(crate) preferred: u64,
+    pub(crate) init_size: u32,
+    pub(crate) command_line_bytes: u32,
+    pub(crate) initrd_max: u32,
+}
+
+/// What a recent kernel has, in small.
+pub(crate) const RECENT_LINUX: Linux = Linux {
+    setup_sectors: 2,
+    version: 0x020f,
+    load_flags: 1,
+    relocatable: 1,
+    alignment: 0x20_0000,
+    preferred: 0x40_0000,
+    init_size: 0x10_0000,
+    command_line_bytes: 64,
+    initrd_max: 0x7fff_ffff,
+};
+
+/// A bzImage with these fields and 0x1b bytes of kernel, not a multiple of 16.
+pub(crate) fn linux(fields: &Linux) -> Vec<u8> {
+    let sectors = if fields.setup_sectors == 0 { 4 } else { usize::from(fields.setup_sectors) };
+    let mut file = vec![0; (1 + sectors) * 512];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0x1f1, &[fields.setup_sectors]);
+    put(0x1f4, &2u32.to_le_bytes());
+    put(0x1fe, &[0x55, 0xaa]);
+    put(0x200, &[0xeb, 0x66]);
+    put(0x202, b"HdrS");
+    put(0x206, &fields.version.to_le_bytes());
+    put(0x211, &[fields.load_flags]);
+    put(0x214, &0x10_0000u32.to_le_bytes());
+    put(0x22c, &fields.initrd_max.to_le_bytes());
+    put(0x230, &fields.alignment.to_le_bytes());
+    put(0x234, &[fields.relocatable]);
+    put(0x238, &fields.command_line_bytes.to_le_bytes());
+    put(0x258, &fields.preferred.to_le_bytes());
+    put(0x260, &fields.init_size.to_le_bytes());
+    file.extend(CODE);
+    file.extend([0x4b; 0x19]);
+    file
+}
+
+/// A boot sector.
+pub(crate) fn boot_sector() -> Vec<u8> {
+    let mut sector = CODE.to_vec();
+    sector.resize(510, 0);
+    sector.extend([0x55, 0xaa]);
+    sector
+}
+
+/// A file of every format, by name.
+pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("plain64", plain64()),
+        ("plain32", plain32()),
+        ("pvh64", pvh64(0x10_0001)),
+        ("pvh32", pvh32(0x10_0000)),
+        ("multiboot_addresses", multiboot_addresses(3, GOOD_ADDRESSES)),
+        ("multiboot_elf", multiboot_elf(3)),
+        ("linux", linux(&RECENT_LINUX)),
+        ("boot_sector", boot_sector()),
+    ]
+}
