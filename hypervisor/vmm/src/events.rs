@@ -35,6 +35,11 @@ impl Events {
         self.next.is_none() && !self.nmi && !self.window
     }
 
+    /// Whether an event is to be injected next.
+    pub(crate) const fn has_next(&self) -> bool {
+        self.next.is_some()
+    }
+
     /// Sets the event to be injected next.
     pub(crate) const fn set_next(&mut self, event: Option<Event>) {
         self.next = event;

@@ -136,21 +136,34 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let registers = self.vcpu.regs_mut();
         let next = registers.rip.wrapping_add(length.into());
         let wraps = (next ^ registers.rip) >> 32 != 0;
-        let traced = registers.rflags & (Rflags::TF | Rflags::RF).bits() != 0;
         registers.rip = next;
+        if wraps {
+            self.wrap();
+        }
+        self.instruction_done();
+    }
+
+    /// An instruction was carried out: what blocked interrupts for its sake ends, and
+    /// a single step traps.
+    #[inline]
+    pub(crate) fn instruction_done(&mut self) {
         if self.vcpu.interrupt_shadow() {
             self.vcpu.set_interrupt_shadow(false);
         }
-        if wraps || traced {
-            self.advance_rarely();
+        if self.vcpu.regs().rflags & (Rflags::TF | Rflags::RF).bits() != 0 {
+            self.trace();
         }
     }
 
     #[cold]
-    fn advance_rarely(&mut self) {
+    fn wrap(&mut self) {
         if !self.in_64_bit_mode() {
             self.vcpu.regs_mut().rip &= 0xffff_ffff;
         }
+    }
+
+    #[cold]
+    fn trace(&mut self) {
         let registers = self.vcpu.regs_mut();
         registers.rflags &= !Rflags::RF.bits();
         if registers.rflags & Rflags::TF.bits() != 0 {
@@ -255,3 +268,6 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         Outcome { stop, limit: self.config.limit_seconds, reason }
     }
 }
+
+#[cfg(test)]
+mod tests;

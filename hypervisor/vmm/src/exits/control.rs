@@ -6,6 +6,7 @@
 //! Source: SDM vol. 3, 2.5 "Control Registers"; vol. 2, "MOV—Move to/from Control
 //! Registers"; APM vol. 2, 3.1 "System Control Registers".
 
+use super::misc::hidden_instruction;
 use super::msr::{Refused, general_protection};
 use crate::action::{ExitAction, Stop};
 use crate::emulate::Operation;
@@ -37,6 +38,9 @@ const CR4_PAGING: Cr4 = Cr4::PSE
 
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     pub(crate) fn control(&mut self, exit: ControlExit) -> ExitAction {
+        if !matches!(exit.number, 0 | 2 | 3 | 4 | 8) {
+            return hidden_instruction();
+        }
         let Some(access) = self.complete(exit) else {
             return ExitAction::Stop(Stop::Emulation { what: "no MOV to a register", gpa: None });
         };

@@ -3,7 +3,8 @@
 use crate::action::{ExitAction, Stop};
 use crate::devices::Effect;
 use crate::emulate::{
-    self, Environment, Exception, Fault, Intercepted, MemoryOperand, Mode, intercepted,
+    self as emulator, Environment, Exception, Fault, Intercepted, MemoryOperand, Mode, Outcome,
+    emulate, intercepted,
 };
 use crate::host::Host;
 use crate::machine::Machine;
@@ -11,7 +12,7 @@ use crate::memory::{AccessError, WalkError};
 use crate::translation::Translation;
 use anchorite_addr::{Gpa, Gva, PAGE_BYTES};
 use anchorite_shadow::AccessKind;
-use anchorite_vcpu::{Segment, SegmentRegister, Vcpu};
+use anchorite_vcpu::{ControlRegister, Segment, SegmentRegister, Vcpu};
 
 /// How often a walk is repeated because the guest changed an entry meanwhile.
 const WALK_ATTEMPTS: usize = 4;
@@ -25,16 +26,51 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         intercepted(bytes.as_slice(), rip, code).ok()
     }
 
-    /// Carries out the instruction at RIP in the guest's place.
+    /// Carries out the instruction at RIP in the guest's place: `what` and `gpa` say
+    /// in a verdict what it was to do, should that not be possible.
+    #[cold]
     pub(super) fn emulate(&mut self, what: &'static str, gpa: Option<Gpa>) -> ExitAction {
-        ExitAction::Stop(Stop::Emulation { what, gpa })
+        if self.events.has_next() {
+            // No instruction did it: an event's delivery met an IDT or a stack there.
+            return ExitAction::Stop(Stop::Unsupported { what: "an event through this memory" });
+        }
+        let bytes = match self.instruction_bytes() {
+            Ok(bytes) => bytes,
+            Err(action) => return action,
+        };
+        self.counters.emulated += 1;
+        let mode = Mode::of(&self.vcpu);
+        let mut registers = self.vcpu.regs().clone();
+        let mut guest = Guest::new(self);
+        let outcome = emulate(bytes.as_slice(), &mut registers, mode, &mut guest);
+        let stop = guest.stop;
+        *self.vcpu.regs_mut() = registers;
+        match (stop, outcome) {
+            (Some(stop), _) => ExitAction::Stop(stop),
+            (None, Ok(outcome)) => self.emulated(outcome),
+            (None, Err(_)) => ExitAction::Stop(Stop::Emulation { what, gpa }),
+        }
+    }
+
+    fn emulated(&mut self, outcome: Outcome) -> ExitAction {
+        match outcome {
+            Outcome::Completed => self.instruction_done(),
+            Outcome::Unfinished | Outcome::Retry => {}
+            Outcome::Exception(exception) => {
+                if let Some(address) = exception.cr2 {
+                    self.vcpu.set_control(ControlRegister::Cr2, address.as_u64());
+                }
+                return ExitAction::Inject(exception.event());
+            }
+        }
+        ExitAction::Resume
     }
 
     /// Loads the 16-bit memory operand of LMSW.
     pub(super) fn load_word(&mut self, operand: &MemoryOperand) -> Option<u16> {
         let base = self.vcpu.segment(operand.segment).base;
         let address = operand.linear(self.vcpu.regs(), base, Mode::of(&self.vcpu).code);
-        let value = Guest::new(self).load(address, 2, emulate::Access::Read);
+        let value = Guest::new(self).load(address, 2, emulator::Access::Read);
         value.ok().map(|value| value as u16)
     }
 }
@@ -69,7 +105,7 @@ impl<'a, B: Vcpu, T: Translation, H: Host> Guest<'a, B, T, H> {
 
     /// Where `size` bytes at `address` lie. Both pages are looked up before either
     /// is touched.
-    fn locate(&mut self, address: Gva, size: u8, access: emulate::Access) -> Result<Parts, Fault> {
+    fn locate(&mut self, address: Gva, size: u8, access: emulator::Access) -> Result<Parts, Fault> {
         let there = PAGE_BYTES - address.page_offset();
         let first = u64::from(size).min(there) as u8;
         let mut parts = [Some(Part { gpa: self.translate(address, access)?, bytes: first }), None];
@@ -81,7 +117,7 @@ impl<'a, B: Vcpu, T: Translation, H: Host> Guest<'a, B, T, H> {
     }
 
     /// Walks the guest's tables for one byte, and sets the bits that the access sets.
-    fn translate(&mut self, address: Gva, access: emulate::Access) -> Result<Gpa, Fault> {
+    fn translate(&mut self, address: Gva, access: emulator::Access) -> Result<Gpa, Fault> {
         let kind = if access.writes() { AccessKind::Write } else { AccessKind::Read };
         for _ in 0..WALK_ATTEMPTS {
             let walk = self.machine.walk_to(address, kind).map_err(|error| self.refuse(error))?;
@@ -168,7 +204,7 @@ impl<B: Vcpu, T: Translation, H: Host> Environment for Guest<'_, B, T, H> {
         self.machine.vcpu.segment(register)
     }
 
-    fn load(&mut self, address: Gva, size: u8, access: emulate::Access) -> Result<u64, Fault> {
+    fn load(&mut self, address: Gva, size: u8, access: emulator::Access) -> Result<u64, Fault> {
         let parts = self.locate(address, size, access)?;
         let mut shift = 0;
         let mut value = 0;
@@ -180,7 +216,7 @@ impl<B: Vcpu, T: Translation, H: Host> Environment for Guest<'_, B, T, H> {
     }
 
     fn store(&mut self, address: Gva, size: u8, value: u64) -> Result<(), Fault> {
-        let parts = self.locate(address, size, emulate::Access::Write)?;
+        let parts = self.locate(address, size, emulator::Access::Write)?;
         let mut rest = value;
         for part in parts.iter() {
             self.write_part(part, rest);
@@ -196,10 +232,10 @@ impl<B: Vcpu, T: Translation, H: Host> Environment for Guest<'_, B, T, H> {
         expected: u64,
         value: u64,
     ) -> Result<bool, Fault> {
-        let parts = self.locate(address, size, emulate::Access::Write)?;
+        let parts = self.locate(address, size, emulator::Access::Write)?;
         let [Some(part), None] = parts.0 else {
             // Across pages nothing is atomic.
-            if self.load(address, size, emulate::Access::ReadForWrite)? != expected {
+            if self.load(address, size, emulator::Access::ReadForWrite)? != expected {
                 return Ok(false);
             }
             return self.store(address, size, value).map(|()| true);
@@ -213,7 +249,7 @@ impl<B: Vcpu, T: Translation, H: Host> Environment for Guest<'_, B, T, H> {
     }
 
     fn check_store(&mut self, address: Gva, size: u8) -> Result<(), Fault> {
-        self.locate(address, size, emulate::Access::Write).map(|_| ())
+        self.locate(address, size, emulator::Access::Write).map(|_| ())
     }
 
     fn port_in(&mut self, port: u16, size: u8) -> Result<u32, Fault> {

@@ -75,6 +75,11 @@ impl<F: NestedFormat, A: TableFrames> Nested<F, A> {
         &self.tables
     }
 
+    #[cfg(test)]
+    pub(crate) fn tables_mut(&mut self) -> &mut A {
+        &mut self.tables
+    }
+
     /// Maps the page of `slot` that holds `gfn`, with every table that takes.
     /// A failure leaves the map whole: tables made on the way are empty.
     fn map(&mut self, slot: &Memslot, gfn: Gfn) -> Result<(), OutOfTables> {

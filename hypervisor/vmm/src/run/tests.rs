@@ -1,0 +1,777 @@
+//! The run loop and the exits' handlers, driven by scripted guests.
+
+extern crate std;
+
+use crate::action::{Outcome, Stop};
+use crate::fake::{Done, FakeMachine, FakeVcpu, HERTZ, io, machine, out};
+use anchorite_abi::{Verdict, port};
+use anchorite_addr::{Gfn, Gpa};
+use anchorite_vcpu::exit::{ControlAccess, ControlExit, DebugExit, Direction, ExceptionExit};
+use anchorite_vcpu::exit::{NestedAccess, NestedFault};
+use anchorite_vcpu::{
+    ControlRegister, Cr0, Cr4, Efer, Event, EventKind, ExitReason, FlushScope, Gpr, GuestMsr,
+    Segment, SegmentRegister, Vector, VmExit,
+};
+use std::vec;
+use std::vec::Vec;
+
+const IF: u64 = 1 << 9;
+const GP: Event = Event::fault(Vector::GENERAL_PROTECTION, 0);
+const UD: Event = Event::exception(Vector::INVALID_OPCODE);
+
+/// Runs a scripted guest to its end.
+fn run(vcpu: FakeVcpu) -> (Outcome, FakeMachine) {
+    let mut machine = machine(vcpu);
+    let outcome = machine.run();
+    (outcome, machine)
+}
+
+/// Runs a scripted guest that must end well, and gives the vCPU.
+fn finish(vcpu: FakeVcpu) -> FakeMachine {
+    let (outcome, machine) = run(vcpu);
+    assert_eq!(outcome.verdict(), Verdict::Pass, "{}", machine.host.console());
+    machine
+}
+
+/// A guest with RFLAGS.IF set.
+fn interruptible() -> FakeVcpu {
+    let mut vcpu = FakeVcpu::default();
+    vcpu.registers.rflags |= IF;
+    vcpu
+}
+
+fn raise(vector: u8) -> impl FnOnce(&mut FakeVcpu) {
+    move |vcpu| vcpu.registers[Gpr::Rax] = vector.into()
+}
+
+fn exception(vector: Vector, error_code: Option<u32>, qualification: u64) -> VmExit {
+    VmExit::Exception(ExceptionExit { vector, error_code, qualification })
+}
+
+fn fault(gpa: u64, access: NestedAccess) -> VmExit {
+    VmExit::NestedFault(NestedFault { gpa: Gpa::new(gpa), gva: None, access })
+}
+
+fn write_control(number: u8, value: u64) -> FakeVcpu {
+    let access = ControlAccess::Write(Some(Gpr::Rbx));
+    FakeVcpu::default().after(
+        move |vcpu| vcpu.registers[Gpr::Rbx] = value,
+        VmExit::Control(ControlExit { number, access }),
+    )
+}
+
+mod interrupts {
+    use super::*;
+
+    #[test]
+    fn an_interrupt_is_injected_at_once_where_the_guest_takes_them() {
+        let machine = finish(interruptible().after(raise(0x55), out(port::RAISE_INTERRUPT, 1)));
+        assert_eq!(machine.vcpu.injected(), [Event::interrupt(Vector(0x55))]);
+        assert_eq!(machine.counters.interrupts, 1);
+        let asked = machine.vcpu.log.iter().any(|done| matches!(done, Done::InterruptWindow(true)));
+        assert!(!asked, "no window is needed");
+    }
+
+    #[test]
+    fn an_interrupt_waits_for_a_window_and_the_window_is_closed_afterwards() {
+        let vcpu = FakeVcpu::default()
+            .after(raise(0x55), out(port::RAISE_INTERRUPT, 1))
+            .after(|vcpu| vcpu.registers.rflags |= IF, VmExit::InterruptWindow);
+        let machine = finish(vcpu);
+        assert_eq!(machine.vcpu.injected(), [Event::interrupt(Vector(0x55))]);
+        let windows: Vec<_> = machine
+            .vcpu
+            .log
+            .iter()
+            .filter(|done| matches!(done, Done::InterruptWindow(_)))
+            .collect();
+        assert_eq!(windows, [&Done::InterruptWindow(true), &Done::InterruptWindow(false)]);
+    }
+
+    #[test]
+    fn the_shadow_of_sti_blocks_for_one_instruction() {
+        let vcpu = interruptible()
+            .after(raise(0x55), out(port::RAISE_INTERRUPT, 1))
+            .after(|vcpu| vcpu.shadow = true, VmExit::HostInterrupt);
+        let mut machine = machine(vcpu);
+        machine.vcpu.shadow = true;
+        assert_eq!(machine.run().verdict(), Verdict::Pass);
+        assert_eq!(machine.vcpu.injected().len(), 1, "the OUT itself ended the first shadow");
+
+        let vcpu = interruptible()
+            .then(VmExit::HostInterrupt)
+            .after(|vcpu| vcpu.shadow = false, VmExit::InterruptWindow);
+        let mut machine = super::machine(vcpu);
+        machine.devices.interrupts.raise(Vector(0x66));
+        machine.vcpu.shadow = true;
+        machine.run();
+        assert_eq!(machine.vcpu.injected().len(), 1, "only when an instruction has passed");
+        assert!(machine.vcpu.log.contains(&Done::InterruptWindow(true)));
+    }
+
+    #[test]
+    fn of_two_interrupts_the_higher_goes_first_and_the_other_asks_for_a_window() {
+        let mut machine = machine(interruptible().then(VmExit::InterruptWindow));
+        machine.devices.interrupts.raise(Vector(0x40));
+        machine.devices.interrupts.raise(Vector(0x80));
+        assert_eq!(machine.run().verdict(), Verdict::Pass);
+        let expected = [Event::interrupt(Vector(0x80)), Event::interrupt(Vector(0x40))];
+        assert_eq!(machine.vcpu.injected(), expected);
+        assert!(machine.vcpu.log.contains(&Done::InterruptWindow(true)));
+    }
+
+    #[test]
+    fn an_nmi_goes_before_an_interrupt_and_ignores_the_flag() {
+        let vcpu = FakeVcpu::default()
+            .then(out(port::RAISE_NMI, 1))
+            .after(|vcpu| vcpu.registers.rflags |= IF, VmExit::InterruptWindow);
+        let mut machine = machine(vcpu);
+        machine.devices.interrupts.raise(Vector(0x30));
+        assert_eq!(machine.run().verdict(), Verdict::Pass);
+        assert_eq!(machine.vcpu.injected(), [Event::nmi(), Event::interrupt(Vector(0x30))]);
+    }
+
+    #[test]
+    fn an_nmi_waits_while_nmis_are_blocked() {
+        let vcpu = FakeVcpu::default()
+            .after(|vcpu| vcpu.nmi_blocked = true, out(port::RAISE_NMI, 1))
+            .then(VmExit::HostInterrupt)
+            .after(|vcpu| vcpu.nmi_blocked = false, VmExit::NmiWindow);
+        let machine = finish(vcpu);
+        assert_eq!(machine.vcpu.injected(), [Event::nmi()]);
+        assert!(machine.vcpu.log.contains(&Done::NmiWindow(true)));
+        assert_eq!(machine.vcpu.entries().len(), 4);
+    }
+
+    #[test]
+    fn an_event_that_an_exit_interrupted_is_injected_again() {
+        let interrupted = Event::interrupt(Vector(0x31));
+        let vcpu = interruptible().after(
+            move |vcpu| vcpu.interrupted = Some(interrupted),
+            fault(0x1000, NestedAccess::WRITE),
+        );
+        let machine = finish(vcpu);
+        assert_eq!(machine.vcpu.injected(), [interrupted]);
+        assert_eq!(machine.counters.reinjected, 1);
+    }
+
+    #[test]
+    fn an_interrupted_interrupt_met_by_an_exception_is_delivered_after_it() {
+        let interrupted = Event::interrupt(Vector(0x31));
+        let db = exception(Vector::ALIGNMENT_CHECK, Some(0), 0);
+        let vcpu = interruptible()
+            .after(move |vcpu| vcpu.interrupted = Some(interrupted), db)
+            .then(VmExit::InterruptWindow);
+        let machine = finish(vcpu);
+        let expected = [Event::fault(Vector::ALIGNMENT_CHECK, 0), interrupted];
+        assert_eq!(machine.vcpu.injected(), expected);
+    }
+
+    #[test]
+    fn a_fault_while_a_fault_is_delivered_becomes_a_double_fault() {
+        let first = Event::fault(Vector::GENERAL_PROTECTION, 8);
+        let vcpu = FakeVcpu::default().after(
+            move |vcpu| vcpu.interrupted = Some(first),
+            exception(Vector::STACK_FAULT, Some(0), 0),
+        );
+        assert_eq!(finish(vcpu).vcpu.injected(), [Event::fault(Vector::DOUBLE_FAULT, 0)]);
+    }
+
+    #[test]
+    fn a_fault_while_a_double_fault_is_delivered_ends_the_run() {
+        let first = Event::fault(Vector::DOUBLE_FAULT, 0);
+        let vcpu = FakeVcpu::default().after(
+            move |vcpu| vcpu.interrupted = Some(first),
+            exception(Vector::PAGE_FAULT, Some(2), 0x1234),
+        );
+        let (outcome, machine) = run(vcpu);
+        assert_eq!(outcome.stop, Stop::TripleFault);
+        assert!(machine.vcpu.injected().is_empty());
+    }
+}
+
+mod instructions {
+    use super::*;
+
+    #[test]
+    fn skipping_ends_the_shadow_of_sti_and_clears_the_resume_flag() {
+        let vcpu = FakeVcpu::default().after(
+            |vcpu| {
+                vcpu.shadow = true;
+                vcpu.registers.rflags |= 1 << 16;
+            },
+            VmExit::Wbinvd,
+        );
+        let machine = finish(vcpu);
+        assert_eq!(machine.vcpu.entries(), [0, 2]);
+        assert!(!machine.vcpu.shadow);
+        assert_eq!(machine.vcpu.registers.rflags, 2);
+    }
+
+    #[test]
+    fn a_single_step_over_an_emulated_instruction_traps_behind_it() {
+        let vcpu = FakeVcpu::default()
+            .after(|vcpu| vcpu.registers.rflags |= 1 << 8, VmExit::Cpuid)
+            .after(|vcpu| vcpu.registers.rflags &= !(1 << 8), VmExit::HostInterrupt);
+        let machine = finish(vcpu);
+        assert_eq!(machine.vcpu.injected(), [Event::exception(Vector::DEBUG)]);
+        assert_eq!(machine.vcpu.debug[6] & 1 << 14, 1 << 14, "DR6.BS");
+        assert_eq!(machine.vcpu.entries()[1], 2);
+    }
+
+    #[test]
+    fn rip_wraps_at_four_gigabytes_outside_64_bit_mode_only() {
+        let at_the_top = |vcpu: &mut FakeVcpu| vcpu.registers.rip = 0xffff_fffe;
+        assert_eq!(
+            finish(FakeVcpu::default().after(at_the_top, VmExit::Pause)).vcpu.entries()[1],
+            0
+        );
+
+        let mut vcpu = FakeVcpu::default();
+        vcpu.controls.insert(ControlRegister::Cr0, 1 << 31 | 1);
+        vcpu.controls.insert(ControlRegister::Efer, Efer::LME.bits());
+        vcpu.segments[SegmentRegister::Cs as usize] = Segment::flat(8, true, true);
+        let machine = finish(vcpu.after(at_the_top, VmExit::Pause));
+        assert_eq!(machine.vcpu.entries()[1], 0x1_0000_0000);
+    }
+
+    #[test]
+    fn cpuid_answers_from_the_table() {
+        let vcpu = FakeVcpu::default().after(
+            |vcpu| {
+                vcpu.registers[Gpr::Rax] = 0xdead_beef_4000_0000;
+                vcpu.registers[Gpr::Rbx] = u64::MAX;
+            },
+            VmExit::Cpuid,
+        );
+        let machine = finish(vcpu.then(VmExit::Pause));
+        assert_eq!(machine.vcpu.registers[Gpr::Rbx], u64::from(u32::from_le_bytes(*b"Anch")));
+        assert_eq!(machine.vcpu.entries()[1], 2);
+    }
+
+    #[test]
+    fn known_hypercalls_return_zero_and_unknown_ones_all_ones() {
+        for (number, answer) in [(0, 0), (1, 0), (2, 0xffff_ffff), (u64::MAX, 0xffff_ffff)] {
+            let vcpu = FakeVcpu::default()
+                .after(move |vcpu| vcpu.registers[Gpr::Rax] = number, VmExit::Hypercall)
+                .after(move |vcpu| assert_eq!(vcpu.registers[Gpr::Rax], answer), VmExit::Pause);
+            finish(vcpu);
+        }
+    }
+
+    #[test]
+    fn instructions_of_hidden_features_are_undefined() {
+        let exits = [
+            VmExit::Invpcid,
+            VmExit::Xsetbv,
+            VmExit::MonitorMwait,
+            VmExit::VirtualizationInstruction,
+        ];
+        for exit in exits {
+            let machine = finish(FakeVcpu::default().then(exit));
+            assert_eq!(machine.vcpu.injected(), [UD], "{exit:?}");
+            assert_eq!(machine.vcpu.entries(), [0, 0], "a fault points at its instruction");
+        }
+        assert_eq!(finish(FakeVcpu::default().then(VmExit::Rdpmc)).vcpu.injected(), [GP]);
+    }
+
+    #[test]
+    fn invlpg_flushes_before_the_next_entry() {
+        let vcpu = FakeVcpu::default()
+            .then(VmExit::Pause)
+            .then(VmExit::Invlpg(Some(anchorite_addr::Gva::new(0x1000))));
+        let machine = finish(vcpu);
+        let flushes = machine.vcpu.log.iter().filter(|done| matches!(done, Done::Flush(_)));
+        assert_eq!(flushes.count(), 2, "one for the root, one for INVLPG");
+        assert_eq!(machine.vcpu.entries(), [0, 2, 4]);
+    }
+
+    #[test]
+    fn debug_registers_take_what_the_manual_lets_them() {
+        let access =
+            |number, direction| VmExit::Debug(DebugExit { number, direction, gpr: Some(Gpr::Rsi) });
+        let write = |number: u8, value: u64| {
+            let set = move |vcpu: &mut FakeVcpu| vcpu.registers[Gpr::Rsi] = value;
+            finish(FakeVcpu::default().after(set, access(number, Direction::Out))).vcpu
+        };
+        assert_eq!(write(0, u64::MAX).debug[0], u64::MAX);
+        assert_eq!(write(6, 0xffff_ffff).debug[6], 0xffff_efff);
+        assert_eq!(write(7, 0).debug[7], 0x400);
+        assert_eq!(write(5, 0x155).debug[7], 0x555, "DR5 is DR7 while CR4.DE is clear");
+        assert_eq!(write(6, 1 << 32).injected(), [GP]);
+
+        let mut vcpu = FakeVcpu::default();
+        vcpu.controls.insert(ControlRegister::Cr4, Cr4::DE.bits());
+        assert_eq!(finish(vcpu.then(access(4, Direction::In))).vcpu.injected(), [UD]);
+    }
+}
+
+mod ports {
+    use super::*;
+
+    #[test]
+    fn a_port_that_nothing_answers_reads_all_ones_of_its_size() {
+        for (size, expected) in
+            [(1, 0x1111_1111_1111_11ff), (2, 0x1111_1111_1111_ffff), (4, 0xffff_ffff)]
+        {
+            let before = 0x1111_1111_1111_1111;
+            let vcpu = FakeVcpu::default()
+                .after(
+                    move |vcpu| vcpu.registers[Gpr::Rax] = before,
+                    io(0x1234, size, Direction::In),
+                )
+                .after(move |vcpu| assert_eq!(vcpu.registers[Gpr::Rax], expected), VmExit::Pause);
+            let machine = finish(vcpu);
+            assert_eq!(machine.devices().unknown.counts()[0].reads, 1);
+        }
+    }
+
+    #[test]
+    fn exit_ports_end_the_run_with_the_guests_status() {
+        let vcpu = FakeVcpu::default()
+            .after(|vcpu| vcpu.registers[Gpr::Rax] = 3, out(port::END_OF_RUN, 4));
+        assert_eq!(run(vcpu).0.verdict(), Verdict::Fail { status: 3 });
+    }
+
+    #[test]
+    fn both_consoles_reach_the_hosts() {
+        let vcpu = FakeVcpu::default()
+            .after(|vcpu| vcpu.registers[Gpr::Rax] = b'a'.into(), out(port::DEBUG_CONSOLE, 1))
+            .after(|vcpu| vcpu.registers[Gpr::Rax] = b'b'.into(), out(port::COM1, 1));
+        assert_eq!(finish(vcpu).host.console(), "ab");
+    }
+
+    #[test]
+    fn the_keyboard_controller_resets_and_a_benchmark_gives_up() {
+        let reset = FakeVcpu::default().after(|vcpu| vcpu.registers[Gpr::Rax] = 0xfe, out(0x64, 1));
+        assert_eq!(run(reset).0.stop, Stop::Reset);
+        let panic = FakeVcpu::default()
+            .after(|vcpu| vcpu.registers[Gpr::Rax] = 7 | 42 << 8, out(port::BENCH_COMMAND, 4));
+        assert_eq!(run(panic).0.verdict(), Verdict::Fail { status: 42 });
+    }
+
+    #[test]
+    fn a_timed_zap_is_accounted_apart() {
+        let vcpu = FakeVcpu::default()
+            .after(|vcpu| vcpu.registers[Gpr::Rax] = 4 | 1 << 8, out(port::BENCH_COMMAND, 4))
+            .after(|vcpu| vcpu.registers[Gpr::Rax] = 4, out(port::BENCH_COMMAND, 4));
+        let machine = finish(vcpu);
+        assert_eq!(machine.counters.zap_all().count, 1);
+        assert_eq!(machine.counters.cost(ExitReason::IoOut).count, 1);
+    }
+
+    #[test]
+    fn the_next_instruction_is_where_the_cpu_says() {
+        let VmExit::Io(exit) = out(port::BENCH_LIGHTEST, 1) else { unreachable!() };
+        for port in [port::BENCH_LIGHTEST, port::BENCH_NOP, 0x1234] {
+            let exit = anchorite_vcpu::exit::IoExit { port, next_rip: Some(0x105), ..exit };
+            let vcpu =
+                FakeVcpu::default().after(|vcpu| vcpu.registers.rip = 0x102, VmExit::Io(exit));
+            assert_eq!(finish(vcpu).vcpu.entries()[1], 0x105, "port {port:#x}");
+        }
+    }
+
+    #[test]
+    fn input_waits_for_the_uart_and_arrives_in_order() {
+        let enable = |vcpu: &mut FakeVcpu| vcpu.registers[Gpr::Rax] = 1;
+        let mut vcpu =
+            interruptible().after(enable, out(port::COM1 + 1, 1)).then(VmExit::HostInterrupt);
+        for expected in [b'x', b'y'] {
+            vcpu = vcpu.then(io(port::COM1, 1, Direction::In)).after(
+                move |vcpu| assert_eq!(vcpu.registers[Gpr::Rax] as u8, expected),
+                VmExit::HostInterrupt,
+            );
+        }
+        let mut machine = machine(vcpu);
+        machine.host.typed.extend(b"xy");
+        assert_eq!(machine.run().verdict(), Verdict::Pass);
+        assert_eq!(machine.vcpu.injected()[0], Event::interrupt(Vector(0x24)));
+    }
+}
+
+mod control_registers {
+    use super::*;
+
+    fn long_mode(mut vcpu: FakeVcpu) -> FakeVcpu {
+        vcpu.controls.insert(ControlRegister::Cr0, (Cr0::PE | Cr0::PG | Cr0::ET).bits());
+        vcpu.controls.insert(ControlRegister::Cr4, Cr4::PAE.bits());
+        vcpu.controls.insert(ControlRegister::Efer, Efer::LME.bits());
+        vcpu.segments[SegmentRegister::Cs as usize] = Segment::flat(8, true, true);
+        vcpu
+    }
+
+    #[test]
+    fn cr0_refuses_what_the_manual_forbids() {
+        for bad in [1 << 31, 1 << 29, 1 << 32, u64::MAX] {
+            let machine = finish(write_control(0, bad));
+            // Outside 64-bit mode the upper half of the register is not looked at.
+            let expected: &[Event] = if bad == 1 << 32 { &[] } else { &[GP] };
+            let expected = if bad == u64::MAX { &[] } else { expected };
+            assert_eq!(machine.vcpu.injected(), expected, "{bad:#x}");
+        }
+        assert_eq!(
+            finish(long_mode(write_control(0, 1 << 32 | 0x8000_0011))).vcpu.injected(),
+            [GP]
+        );
+        assert_eq!(finish(long_mode(write_control(0, 0x11))).vcpu.injected(), [GP], "PG off");
+    }
+
+    #[test]
+    fn paging_cannot_begin_in_long_mode_without_pae_or_from_64_bit_code() {
+        let enable = || {
+            let mut vcpu = write_control(0, 0x8000_0011);
+            vcpu.controls.insert(ControlRegister::Efer, Efer::LME.bits());
+            vcpu
+        };
+        assert_eq!(finish(enable()).vcpu.injected(), [GP]);
+        let mut with_pae = enable();
+        with_pae.controls.insert(ControlRegister::Cr4, Cr4::PAE.bits());
+        assert!(finish(with_pae).vcpu.injected().is_empty());
+        let mut long_code = enable();
+        long_code.controls.insert(ControlRegister::Cr4, Cr4::PAE.bits());
+        long_code.segments[SegmentRegister::Cs as usize] = Segment::flat(8, true, true);
+        assert_eq!(finish(long_code).vcpu.injected(), [GP]);
+    }
+
+    #[test]
+    fn a_change_of_paging_flushes_and_another_does_not() {
+        let flushes = |vcpu| {
+            let log = finish(vcpu).vcpu.log;
+            log.iter().filter(|done| **done == Done::Flush(FlushScope::All)).count()
+        };
+        assert_eq!(flushes(write_control(0, 0x8000_0011)), 2, "one is the root's");
+        assert_eq!(flushes(write_control(0, 0x1b)), 1, "PE, MP, TS");
+        assert_eq!(flushes(write_control(4, Cr4::PSE.bits())), 2);
+        assert_eq!(flushes(write_control(4, Cr4::OSFXSR.bits())), 1);
+        assert_eq!(flushes(write_control(3, 0x1000)), 2);
+    }
+
+    #[test]
+    fn every_hidden_cr4_bit_is_refused_and_every_shown_one_taken() {
+        let shown = machine(FakeVcpu::default()).cr4_bits;
+        assert!(shown.contains(Cr4::PAE | Cr4::OSFXSR | Cr4::TSD));
+        assert!(!shown.intersects(Cr4::PGE | Cr4::PCIDE | Cr4::SMEP | Cr4::LA57 | Cr4::VMXE));
+        for bit in (0..32).map(|bit| 1u64 << bit) {
+            let machine = finish(write_control(4, bit));
+            let taken = machine.vcpu.controls.get(&ControlRegister::Cr4) == Some(&bit);
+            assert_eq!(taken, shown.bits() & bit != 0, "{bit:#x}");
+            assert_eq!(machine.vcpu.injected().is_empty(), taken);
+        }
+    }
+
+    #[test]
+    fn long_mode_keeps_pae_and_a_narrow_cr3() {
+        assert_eq!(finish(long_mode(write_control(4, 0))).vcpu.injected(), [GP]);
+        assert_eq!(finish(long_mode(write_control(3, 1 << 40))).vcpu.injected(), [GP]);
+        assert_eq!(finish(long_mode(write_control(3, 1 << 63 | 0x1000))).vcpu.injected(), [GP]);
+        let machine = finish(long_mode(write_control(3, 0xff_ffff_f018)));
+        assert_eq!(machine.vcpu.controls[&ControlRegister::Cr3], 0xff_ffff_f018);
+    }
+
+    #[test]
+    fn lmsw_sets_pe_but_cannot_clear_it_and_clts_clears_ts() {
+        let exit = |access| VmExit::Control(ControlExit { number: 0, access });
+        let with = |cr0: u64, access| {
+            let mut vcpu = FakeVcpu::default();
+            vcpu.controls.insert(ControlRegister::Cr0, cr0);
+            finish(vcpu.then(exit(access))).vcpu.controls[&ControlRegister::Cr0]
+        };
+        assert_eq!(with(0x10, ControlAccess::Lmsw(Some(0xfff1))), 0x11);
+        assert_eq!(with(0x1b, ControlAccess::Lmsw(Some(0))), 0x11);
+        assert_eq!(with(0x1b, ControlAccess::Clts), 0x13);
+    }
+
+    #[test]
+    fn a_read_gives_the_register_and_registers_that_do_not_exist_are_undefined_or_refused() {
+        let read = |number| {
+            let access = ControlAccess::Read(Some(Gpr::R9));
+            VmExit::Control(ControlExit { number, access })
+        };
+        let mut vcpu = FakeVcpu::default();
+        vcpu.controls.insert(ControlRegister::Cr8, 5);
+        assert_eq!(finish(vcpu.then(read(8))).vcpu.registers[Gpr::R9], 5);
+        assert_eq!(finish(FakeVcpu::default().then(read(1))).vcpu.injected(), [UD]);
+        assert_eq!(finish(write_control(8, 16)).vcpu.injected(), [GP]);
+    }
+}
+
+mod msrs {
+    use super::*;
+
+    fn write(index: u32, value: u64) -> FakeMachine {
+        let set = move |vcpu: &mut FakeVcpu| {
+            vcpu.registers[Gpr::Rcx] = 0xffff_ffff_0000_0000 | u64::from(index);
+            vcpu.registers[Gpr::Rax] = 0xffff_ffff_0000_0000 | value & 0xffff_ffff;
+            vcpu.registers[Gpr::Rdx] = 0xffff_ffff_0000_0000 | value >> 32;
+        };
+        finish(FakeVcpu::default().after(set, VmExit::WriteMsr))
+    }
+
+    fn assert_reads_back(index: u32, value: u64) {
+        let set = move |vcpu: &mut FakeVcpu| {
+            vcpu.registers[Gpr::Rcx] = index.into();
+            vcpu.registers[Gpr::Rax] = value & 0xffff_ffff;
+            vcpu.registers[Gpr::Rdx] = value >> 32;
+        };
+        let forget = |vcpu: &mut FakeVcpu| {
+            vcpu.registers[Gpr::Rax] = u64::MAX;
+            vcpu.registers[Gpr::Rdx] = u64::MAX;
+        };
+        let check = move |vcpu: &mut FakeVcpu| {
+            let read = [vcpu.registers[Gpr::Rax], vcpu.registers[Gpr::Rdx]];
+            assert_eq!(read, [value & 0xffff_ffff, value >> 32], "{index:#x}");
+        };
+        let vcpu = FakeVcpu::default()
+            .after(set, VmExit::WriteMsr)
+            .after(forget, VmExit::ReadMsr)
+            .after(check, VmExit::Pause);
+        assert!(finish(vcpu).vcpu.injected().is_empty());
+    }
+
+    #[test]
+    fn an_unknown_msr_is_a_general_protection_fault_and_is_counted() {
+        let get = |vcpu: &mut FakeVcpu| vcpu.registers[Gpr::Rcx] = 0x1234;
+        let vcpu = FakeVcpu::default()
+            .after(get, VmExit::ReadMsr)
+            .after(|_| {}, VmExit::WriteMsr)
+            .then(VmExit::ReadMsr);
+        let machine = finish(vcpu);
+        assert_eq!(machine.vcpu.injected(), [GP; 3]);
+        let counted = machine.msrs().unknown();
+        assert_eq!((counted[0].index, counted[0].reads, counted[0].writes), (0x1234, 2, 1));
+    }
+
+    #[test]
+    fn all_halves_of_a_value_reach_the_register() {
+        let machine = write(0xc000_0081, 0x0023_0010_dead_beef);
+        assert_eq!(machine.vcpu.msrs[&GuestMsr::Star], 0x0023_0010_dead_beef);
+        for (index, value) in
+            [(0x200, 0x12_0000_0006), (0xc000_0082, !0), (0x250, 0), (0x2ff, 0xc06)]
+        {
+            assert_reads_back(index, value);
+        }
+    }
+
+    #[test]
+    fn senseless_values_are_refused() {
+        let bad = [
+            (0xc000_0082, 0x8000_0000_0000),
+            (0xc000_0100, 1 << 63),
+            (0x277, 2),
+            (0x277, 0x0800_0000_0000_0000),
+            (0x1d9, 1),
+            (0x2ff, 2),
+            (0x3a, 1),
+            (0xc000_0080, 1 << 12),
+            (0xc000_0080, 1 << 1),
+        ];
+        for (index, value) in bad {
+            assert_eq!(write(index, value).vcpu.injected(), [GP], "{index:#x} = {value:#x}");
+        }
+    }
+
+    #[test]
+    fn efer_takes_its_bits_and_ignores_lma() {
+        let value = (Efer::SCE | Efer::LME | Efer::NXE | Efer::LMA).bits();
+        let machine = write(0xc000_0080, value);
+        assert!(machine.vcpu.injected().is_empty());
+        let expected = (Efer::SCE | Efer::LME | Efer::NXE).bits();
+        assert_eq!(machine.vcpu.controls[&ControlRegister::Efer], expected);
+    }
+
+    #[test]
+    fn long_mode_cannot_be_switched_while_paging_is_on() {
+        let mut vcpu = FakeVcpu::default();
+        vcpu.controls.insert(ControlRegister::Cr0, (Cr0::PG | Cr0::PE).bits());
+        let set = |vcpu: &mut FakeVcpu| {
+            vcpu.registers[Gpr::Rcx] = 0xc000_0080;
+            vcpu.registers[Gpr::Rax] = Efer::LME.bits();
+        };
+        assert_eq!(finish(vcpu.after(set, VmExit::WriteMsr)).vcpu.injected(), [GP]);
+    }
+
+    #[test]
+    fn a_write_to_the_tsc_moves_its_offset() {
+        let machine = write(0x10, 5_000_000);
+        let offset = machine.vcpu.log.iter().find_map(|done| match done {
+            Done::TscOffset(offset) => Some(*offset),
+            _ => None,
+        });
+        let now = 5_000_000u64.wrapping_sub(offset.unwrap());
+        assert!((1_000..2_000).contains(&now), "the host's clock stood at {now}");
+    }
+
+    #[test]
+    fn registers_that_the_hardware_switches_are_opened_and_others_are_not() {
+        let open = machine(FakeVcpu::default()).vcpu.open_msrs;
+        assert!(open.contains(&0xc000_0100) && open.contains(&0x176));
+        assert!(!open.contains(&0xc000_0080) && !open.contains(&0x277) && !open.contains(&0x1b));
+    }
+}
+
+mod memory_faults {
+    use super::*;
+
+    #[test]
+    fn a_fault_on_ram_is_mapped_and_the_guest_goes_on() {
+        let machine = finish(FakeVcpu::default().then(fault(0x5000, NestedAccess::FETCH)));
+        assert_eq!(machine.vcpu.entries(), [0, 0]);
+        assert_eq!(machine.translation.stats().leaves, [0, 1, 0]);
+    }
+
+    #[test]
+    fn a_page_table_outside_memory_ends_the_run() {
+        let walk = NestedAccess::TABLE_WALK | NestedAccess::WRITE;
+        let (outcome, _) = run(FakeVcpu::default().then(fault(0x8000_0000, walk)));
+        assert_eq!(outcome.stop, Stop::TableOutsideMemory { gpa: Gpa::new(0x8000_0000) });
+    }
+
+    #[test]
+    fn code_outside_memory_ends_the_run() {
+        let (outcome, _) = run(FakeVcpu::default().then(fault(0x8000_0000, NestedAccess::FETCH)));
+        assert!(matches!(outcome.stop, Stop::Emulation { gpa: Some(_), .. }), "{outcome:?}");
+    }
+
+    #[test]
+    fn running_out_of_tables_ends_the_run() {
+        let mut machine = machine(FakeVcpu::default().then(fault(0, NestedAccess::WRITE)));
+        machine.translation.tables_mut().limit = 2;
+        assert_eq!(machine.run().stop, Stop::OutOfTables);
+    }
+
+    #[test]
+    fn a_deleted_slot_is_a_hole_at_once() {
+        let vcpu = FakeVcpu::default()
+            .then(fault(0x5000, NestedAccess::WRITE))
+            .then(fault(0x5000, NestedAccess::FETCH));
+        let mut machine = machine(vcpu);
+        machine.delete_slot(crate::memory::SlotId(0)).unwrap();
+        assert!(matches!(machine.run().stop, Stop::Emulation { .. }));
+        assert!(machine.memory().slots().find(Gfn::new(5)).is_none());
+    }
+}
+
+mod exceptions {
+    use super::*;
+
+    #[test]
+    fn what_could_loop_without_an_exit_is_intercepted_and_nothing_else() {
+        assert_eq!(machine(FakeVcpu::default()).vcpu.exceptions, 1 << 1 | 1 << 17);
+    }
+
+    #[test]
+    fn a_debug_exception_reaches_the_guest_with_its_causes() {
+        let set = |vcpu: &mut FakeVcpu| {
+            vcpu.debug[6] = 0xffff_0ff0;
+            vcpu.debug[7] = 0x2400;
+        };
+        let vcpu = FakeVcpu::default().after(set, exception(Vector::DEBUG, None, 1 << 14 | 1));
+        let machine = finish(vcpu);
+        assert_eq!(machine.vcpu.injected(), [Event::exception(Vector::DEBUG)]);
+        assert_eq!((machine.vcpu.debug[6], machine.vcpu.debug[7]), (0xffff_4ff1, 0x400));
+    }
+
+    #[test]
+    fn a_page_fault_under_nested_paging_is_the_guests_own() {
+        let machine =
+            finish(FakeVcpu::default().then(exception(Vector::PAGE_FAULT, Some(6), 0x1234)));
+        assert_eq!(machine.vcpu.injected(), [Event::fault(Vector::PAGE_FAULT, 6)]);
+        assert_eq!(machine.vcpu.controls[&ControlRegister::Cr2], 0x1234);
+    }
+
+    #[test]
+    fn a_breakpoint_carries_its_instructions_length() {
+        let machine = finish(FakeVcpu::default().then(exception(Vector::BREAKPOINT, None, 0)));
+        let event = machine.vcpu.injected()[0];
+        assert_eq!((event.kind, event.instruction_length), (EventKind::SoftwareException, 2));
+    }
+}
+
+mod endings {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_runs_too_long_is_stopped_with_a_dump() {
+        let mut vcpu = FakeVcpu::default();
+        for _ in 0..HERTZ / 20 + 10 {
+            vcpu = vcpu.then(VmExit::HostInterrupt);
+        }
+        let (outcome, machine) = run(vcpu);
+        assert_eq!(outcome.verdict(), Verdict::Timeout { seconds: 1 });
+        assert!(machine.host.console().contains("time limit"), "{}", machine.host.console());
+        assert!(machine.host.wake.is_some_and(|tick| tick >= HERTZ));
+    }
+
+    #[test]
+    fn halting_with_interrupts_off_ends_the_run() {
+        let (outcome, _) = run(FakeVcpu::default().then(VmExit::Halt));
+        assert_eq!(
+            outcome.verdict(),
+            Verdict::Error { reason: "halted with interrupts off at rip 0x0" }
+        );
+    }
+
+    #[test]
+    fn halting_waits_for_an_interrupt_and_the_sleep_costs_nothing() {
+        let enable = |vcpu: &mut FakeVcpu| vcpu.registers[Gpr::Rax] = 1;
+        let vcpu = interruptible().after(enable, out(port::COM1 + 1, 1)).then(VmExit::Halt);
+        let mut machine = machine(vcpu);
+        machine.host.typed_later.push_back(b'!');
+        assert_eq!(machine.run().verdict(), Verdict::Pass);
+        assert_eq!(machine.vcpu.injected(), [Event::interrupt(Vector(0x24))]);
+        assert_eq!(machine.host.idled, 1);
+        assert_eq!(*machine.vcpu.entries().last().unwrap(), 4, "behind OUT and HLT");
+        assert!(machine.counters.idle_ticks > 0);
+    }
+
+    #[test]
+    fn an_interrupt_that_waits_already_ends_a_halt_at_once() {
+        let vcpu = interruptible().then(VmExit::Halt);
+        let mut machine = machine(vcpu);
+        machine.vcpu.shadow = true;
+        machine.devices.interrupts.raise(Vector(0x70));
+        assert_eq!(machine.run().verdict(), Verdict::Pass);
+        assert_eq!(machine.host.idled, 0);
+        assert_eq!(machine.vcpu.injected(), [Event::interrupt(Vector(0x70))]);
+        assert_eq!(machine.vcpu.entries(), [0, 1 + 1]);
+    }
+
+    #[test]
+    fn a_halt_that_nothing_ends_runs_into_the_time_limit() {
+        let (outcome, machine) = run(interruptible().then(VmExit::Halt));
+        assert_eq!(outcome.stop, Stop::Timeout);
+        assert!(machine.host.idled >= 1);
+    }
+
+    #[test]
+    fn exits_that_nobody_knows_dump_the_machine_and_end_the_run() {
+        let cases = vec![
+            (VmExit::Unknown { raw: 0x1234 }, "unknown exit 0x1234"),
+            (VmExit::TripleFault, "triple fault"),
+            (VmExit::EntryFailure { code: 7 }, "entry refused with code 0x7"),
+            (VmExit::TaskSwitch { selector: 8 }, "a hardware task switch is not supported"),
+        ];
+        for (exit, words) in cases {
+            let vcpu = FakeVcpu::default().after(|vcpu| vcpu.registers.rip = 0x1000, exit);
+            let (outcome, machine) = run(vcpu);
+            let reason = std::format!("{words} at rip 0x1000");
+            assert_eq!(outcome.verdict(), Verdict::Error { reason: &reason });
+            let console = machine.host.console();
+            for part in [words, "Rip=0000000000001000", "field = value", "gdtr", "Cs"] {
+                assert!(console.contains(part), "{part}: {console}");
+            }
+        }
+        let (_, machine) = run(FakeVcpu::default().then(VmExit::EntryFailure { code: 7 }));
+        assert!(machine.host.console().contains("a scripted refusal"));
+    }
+
+    #[test]
+    fn a_round_trip_costs_from_exit_to_entry() {
+        let machine = finish(FakeVcpu::default().then(VmExit::Pause).then(VmExit::Pause));
+        let cost = machine.counters.cost(ExitReason::Pause);
+        // The fake clock moves by 10 a reading, and is read twice a round trip.
+        assert_eq!((cost.count, cost.ticks, cost.longest), (2, 20, 10));
+        assert_eq!(machine.counters.guest_ticks, 30);
+        assert_eq!(machine.first_entry(), 1_020);
+    }
+}
