@@ -27,6 +27,8 @@ pub mod clock;
 #[cfg(target_os = "none")]
 pub mod console;
 #[cfg(target_os = "none")]
+pub mod cpu;
+#[cfg(target_os = "none")]
 pub mod exceptions;
 #[cfg(target_os = "none")]
 mod instructions;

@@ -42,6 +42,10 @@ pub struct Options<'a> {
     pub zap: Option<&'a str>,
     /// Most shadow pages the engine may hold; 0 for as many as fit.
     pub shadow_pages: u32,
+    /// The guest file's kind, where it is not to be recognized; the loader's names.
+    pub kind: Option<&'a str>,
+    /// RAM is all zero at the start, as in an emulator: the guest's need not be cleared.
+    pub zeroed: bool,
     /// The rate of the TSC, where it is known; saves Hermit's 30 ms of measuring.
     pub tsc_mhz: Option<u16>,
 }
@@ -55,6 +59,8 @@ impl Default for Options<'_> {
             json: false,
             zap: None,
             shadow_pages: 0,
+            kind: None,
+            zeroed: false,
             tsc_mhz: None,
         }
     }
@@ -84,7 +90,7 @@ impl fmt::Display for OptionError<'_> {
         match self {
             Self::Unknown { word } => write!(
                 f,
-                "unknown option {word:?}; known are mmu=, mem=, timeout=, json=, zap=, shadow_pages=, -freq"
+                "unknown option {word:?}; known are mmu=, mem=, timeout=, json=, zap=, shadow_pages=, kind=, zeroed=, -freq"
             ),
             Self::BadValue { name, value, expected } => {
                 write!(f, "option {name}={value:?} is not {expected}")
@@ -122,6 +128,8 @@ impl<'a> Options<'a> {
             "json" => self.json = number(value, "json", 0..=1)? == 1,
             "shadow_pages" => self.shadow_pages = number(value, "shadow_pages", 0..=1 << 24)?,
             "zap" => self.zap = Some(value),
+            "kind" => self.kind = Some(value),
+            "zeroed" => self.zeroed = number(value, "zeroed", 0..=1)? == 1,
             _ => return Err(OptionError::Unknown { word }),
         }
         Ok(())
@@ -143,7 +151,7 @@ fn number<'a>(
     let expected = match name {
         "mem" => "a number of MiB, 2 to 1048576",
         "timeout" => "a number of seconds, 1 to 16777216",
-        "json" => "0 or 1",
+        "json" | "zeroed" => "0 or 1",
         "shadow_pages" => "a number of pages, at most 16777216",
         _ => "a number of MHz, 1 to 65535",
     };
@@ -165,6 +173,12 @@ impl fmt::Display for Options<'_> {
         }
         if self.shadow_pages != 0 {
             write!(f, " shadow_pages={}", self.shadow_pages)?;
+        }
+        if let Some(kind) = self.kind {
+            write!(f, " kind={kind}")?;
+        }
+        if self.zeroed {
+            f.write_str(" zeroed=1")?;
         }
         if let Some(mhz) = self.tsc_mhz {
             write!(f, " -freq {mhz}")?;
@@ -188,6 +202,8 @@ mod tests {
             json: true,
             zap: Some("batch:64"),
             shadow_pages: 4096,
+            kind: Some("flat:0:7c00"),
+            zeroed: true,
             tsc_mhz: Some(1000),
         };
         assert_eq!(Options::parse(&options.to_string()), Ok(options));
