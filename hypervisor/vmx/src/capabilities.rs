@@ -152,6 +152,20 @@ impl RawCapabilities {
         self.misc as u32 & 0x1f
     }
 
+    /// Whether a software event of length 0 can be injected.
+    ///
+    /// Source: SDM A.6 "Miscellaneous Data", bit 30.
+    pub const fn zero_length_events(&self) -> bool {
+        self.misc & 1 << 30 != 0
+    }
+
+    /// Whether any exception can be injected with or without an error code.
+    ///
+    /// Source: SDM A.1 "Basic VMX Information", bit 56.
+    pub const fn free_error_codes(&self) -> bool {
+        self.basic & 1 << 56 != 0
+    }
+
     /// Whether firmware left the decision about VMX to us.
     pub const fn feature_control_open(&self) -> bool {
         self.feature_control & FEATURE_CONTROL_LOCK == 0
@@ -238,4 +252,4 @@ fn check_ept(raw: &RawCapabilities) -> Result<(), Unavailable> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

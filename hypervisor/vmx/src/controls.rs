@@ -284,7 +284,7 @@ impl HardwareControl {
         let forced = imposed.cr0_fixed0 & !PAGING.bits();
         let paging = if imposed.intercept_paging { PAGING } else { Cr0::empty() };
         Self {
-            cr0: (view.cr0 - CACHING | Cr0::ET | Cr0::NE).bits() | forced,
+            cr0: ((view.cr0 - CACHING) | Cr0::ET | Cr0::NE).bits() | forced,
             cr0_mask: (CACHING | Cr0::NE | paging).bits(),
             cr4: imposed.cr4(view.cr4),
             cr4_mask: !CR4_OWN_NESTED.bits(),
@@ -297,7 +297,7 @@ impl HardwareControl {
     /// WP is, for write protection must bind ring 0 too; NXE is, for the tables use it.
     fn shadow(view: GuestControl, format: ShadowFormat, imposed: Imposed) -> Self {
         let long_mode = view.long_mode();
-        let mut cr4 = view.cr4 - CR4_GUEST_TABLES | Cr4::PAE;
+        let mut cr4 = (view.cr4 - CR4_GUEST_TABLES) | Cr4::PAE;
         cr4.set(Cr4::LA57, format == ShadowFormat::FiveLevel);
         if !view.cr0.contains(Cr0::PG) {
             cr4 -= CR4_PAGE_RIGHTS;
@@ -306,7 +306,7 @@ impl HardwareControl {
         efer.set(Efer::LME | Efer::LMA, long_mode);
         let forced = imposed.cr0_fixed0 & !PAGING.bits();
         Self {
-            cr0: (view.cr0 - CACHING | Cr0::ET | Cr0::NE | Cr0::PG | Cr0::WP).bits() | forced,
+            cr0: ((view.cr0 - CACHING) | Cr0::ET | Cr0::NE | Cr0::PG | Cr0::WP).bits() | forced,
             cr0_mask: (CACHING | Cr0::NE | PAGING | Cr0::WP).bits(),
             cr4: imposed.cr4(cr4),
             cr4_mask: !CR4_OWN.bits(),

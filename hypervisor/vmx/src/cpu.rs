@@ -102,7 +102,7 @@ fn take(pages: &mut dyn PageSource, count: usize) -> Result<HostPages, Unavailab
 }
 
 /// Source: SDM 24.7 "Enabling and Entering VMX Operation", 25.11.5 "VMXON Region".
-fn turn_on(raw: &RawCapabilities, region: HostPages) -> Result<(), Unavailable> {
+fn turn_on(raw: &RawCapabilities, mut region: HostPages) -> Result<(), Unavailable> {
     if raw.feature_control_open() {
         let value = raw.feature_control | FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMXON;
         // SAFETY: the MSR exists where CPUID shows VMX, and is not locked.
@@ -117,7 +117,7 @@ fn turn_on(raw: &RawCapabilities, region: HostPages) -> Result<(), Unavailable> 
         cpu::set_cr4(cr4);
     }
     let address = region.physical;
-    stamp(region, raw.revision());
+    stamp(&mut region, raw.revision());
     // SAFETY: the page is ours for good and stamped; the fixed bits are set, and
     // IA32_FEATURE_CONTROL was either set above or found fit by `probe`.
     if unsafe { cpu::vmxon(address) } {
@@ -128,7 +128,7 @@ fn turn_on(raw: &RawCapabilities, region: HostPages) -> Result<(), Unavailable> 
 }
 
 /// Writes the revision identifier into the first word of a VMX region.
-pub(crate) fn stamp(region: HostPages, revision: u32) {
+pub(crate) fn stamp(region: &mut HostPages, revision: u32) {
     if let Some((word, _)) =
         region.memory.first_mut().and_then(|page| page.0.split_first_chunk_mut())
     {

@@ -77,8 +77,8 @@ impl<F: FieldSource> Review<'_, F> {
 /// Bits 63:47 are equal. Five-level paging allows more; hosts and guests that use it
 /// are refused by the CPU itself then, never by this review.
 const fn is_canonical(address: u64) -> bool {
-    let top = (address as i64) >> 47;
-    top == 0 || top == -1
+    let top = address >> 47;
+    top == 0 || top == u64::MAX >> 47
 }
 
 /// The manual's words for a refused entry.

@@ -30,10 +30,11 @@ pub struct EntryEvent {
 impl EntryEvent {
     /// The fields that inject `event` into a guest whose CR0.PE is `protected`.
     ///
-    /// In real mode no exception pushes an error code, and entry demands that none
-    /// is offered. Source: SDM 27.2.1.3 "VM-Entry Control Fields".
+    /// Only exceptions push an error code, and none do in real mode: entry demands
+    /// that none is offered then. Source: SDM 27.2.1.3 "VM-Entry Control Fields".
     pub fn new(event: Event, protected: bool) -> Self {
-        let error_code = event.error_code.filter(|_| protected);
+        let pushes = protected && matches!(event.kind, EventKind::Exception);
+        let error_code = event.error_code.filter(|_| pushes);
         let flag = if error_code.is_some() { ERROR_CODE } else { 0 };
         Self {
             info: VALID | flag | type_of(event.kind) << TYPE_SHIFT | u32::from(event.vector.0),

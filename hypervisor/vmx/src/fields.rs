@@ -70,7 +70,7 @@ pub struct HostState {
 /// and Descriptor-Table Registers".
 pub fn host_state(state: &HostState, exit_address: u64) -> [Setting; 22] {
     let [es, cs, ss, ds, fs, gs, tr] = state.selectors.map(|selector| u64::from(selector & !7));
-    let [sysenter_cs, sysenter_esp, sysenter_eip] = state.sysenter;
+    let [code, stack, entry] = state.sysenter;
     [
         (host::CR0, state.cr0),
         (host::CR3, state.cr3),
@@ -87,9 +87,9 @@ pub fn host_state(state: &HostState, exit_address: u64) -> [Setting; 22] {
         (host::TR_BASE, state.tr_base),
         (host::GDTR_BASE, state.gdtr_base),
         (host::IDTR_BASE, state.idtr_base),
-        (host::IA32_SYSENTER_CS, sysenter_cs),
-        (host::IA32_SYSENTER_ESP, sysenter_esp),
-        (host::IA32_SYSENTER_EIP, sysenter_eip),
+        (host::IA32_SYSENTER_CS, code),
+        (host::IA32_SYSENTER_ESP, stack),
+        (host::IA32_SYSENTER_EIP, entry),
         (host::IA32_PAT_FULL, state.pat),
         (host::IA32_EFER_FULL, state.efer),
         (host::RSP, 0),

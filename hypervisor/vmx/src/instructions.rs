@@ -29,27 +29,26 @@ impl FieldSource for CurrentVmcs {
     }
 }
 
-impl CurrentVmcs {
-    /// Writes a guest or event field. A field that the CPU lacks stays unwritten:
-    /// creation has written each of them once and reported a refusal.
-    ///
-    /// # Safety
-    /// Control and host fields decide what memory the CPU uses after the next entry
-    /// or exit: `value` must keep that to memory meant for it.
-    #[inline]
-    pub(crate) unsafe fn write(self, field: u32, value: u64) {
-        // SAFETY: the caller answers for the value.
-        let _ = unsafe { vmx::vmwrite(field, value) };
-    }
+/// Writes a field of the current VMCS. A field that the CPU lacks stays unwritten:
+/// creation has written each of them once and reported a refusal.
+///
+/// # Safety
+/// Control and host fields decide what memory the CPU uses after the next entry or
+/// exit: `value` must keep that to memory meant for it. Guest state decides nothing
+/// of the kind.
+#[inline]
+pub(crate) unsafe fn vmwrite(field: u32, value: u64) {
+    // SAFETY: the caller answers for the value.
+    let _ = unsafe { vmx::vmwrite(field, value) };
+}
 
-    /// Writes a field and says whether the CPU has it.
-    ///
-    /// # Safety
-    /// As for [`write`](Self::write).
-    pub(crate) unsafe fn try_write(self, field: u32, value: u64) -> bool {
-        // SAFETY: the caller answers for the value.
-        unsafe { vmx::vmwrite(field, value) }.is_ok()
-    }
+/// Writes a field of the current VMCS and says whether the CPU has it.
+///
+/// # Safety
+/// As for [`vmwrite`].
+pub(crate) unsafe fn try_vmwrite(field: u32, value: u64) -> bool {
+    // SAFETY: the caller answers for the value.
+    unsafe { vmx::vmwrite(field, value) }.is_ok()
 }
 
 /// Enters VMX operation; `false` where the CPU refuses.

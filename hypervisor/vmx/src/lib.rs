@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Everything that can be a function from numbers to numbers is one and is tested
-//! on the host; `unsafe` is confined to [`instructions`], [`world`], and to the few
+//! on the host; `unsafe` is confined to `instructions`, `world`, and to the few
 //! places that hand memory to the hardware.
 //!
 //! | file | answers |
@@ -25,9 +25,9 @@
 //! | [`bitmaps`] | which ports and MSRs exit |
 //! | [`ept`] | the entry format of EPT tables |
 //! | [`entry_check`] | why the CPU refused to enter the guest |
-//! | [`instructions`] | each privileged instruction, wrapped once |
-//! | [`world`] | the world switch |
-//! | [`passive`] | guest registers that stay loaded while the host runs |
+//! | `instructions` | each privileged instruction, wrapped once |
+//! | `world` | the world switch |
+//! | `passive` | guest registers that stay loaded while the host runs |
 //! | [`vcpu`] | [`VmxVcpu`]: the contract, implemented |
 //! | [`cpu`] | [`VmxCpu`]: VMX on one physical CPU |
 //!
@@ -48,6 +48,8 @@ pub mod fields;
 mod instructions;
 mod passive;
 pub mod segments;
+#[cfg(test)]
+mod testing;
 pub mod vcpu;
 mod world;
 

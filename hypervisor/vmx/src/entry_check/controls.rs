@@ -3,6 +3,7 @@
 use super::Review;
 use crate::FieldSource;
 use crate::controls::Allowed;
+use anchorite_addr::PAGE_BYTES;
 use x86::vmx::vmcs::control;
 use x86::vmx::vmcs::control::{PinbasedControls, PrimaryControls, SecondaryControls};
 
@@ -73,7 +74,7 @@ fn addresses<F: FieldSource>(review: &mut Review<'_, F>) {
     ];
     for (name, field) in pages {
         let value = review.read(field);
-        review.require(value & 0xfff == 0, name, value, "must be 4 KiB aligned");
+        review.require(value % PAGE_BYTES == 0, name, value, "must be 4 KiB aligned");
     }
     let secondary = review.read(control::SECONDARY_PROCBASED_EXEC_CONTROLS) as u32;
     if secondary & SecondaryControls::ENABLE_EPT.bits() != 0 {
@@ -106,14 +107,15 @@ fn event<F: FieldSource>(review: &mut Review<'_, F>) {
     review.require(info & 0x7fff_f000 == 0, name, info, "bits 30:12 must be 0");
     if matches!(kind, 4..=6) {
         let length = review.read(control::VMENTRY_INSTRUCTION_LEN);
+        let least = u64::from(!review.raw.zero_length_events());
         review.require(
-            matches!(length, 1..=15),
+            (least..=15).contains(&length),
             "VM-entry instruction length",
             length,
-            "must be 1 to 15 for a software event",
+            "must be 1 to 15 for a software event, or 0 where IA32_VMX_MISC allows it",
         );
     }
-    let pushes = matches!(vector, 8 | 10..=14 | 17);
+    let pushes = matches!(vector, 8 | 10..=14 | 17) || review.raw.free_error_codes();
     let offered = info & 1 << 11 != 0;
     review.require(kind == 3 && pushes || !offered, name, info, "this event pushes no error code");
 }

@@ -15,7 +15,7 @@ pub(super) struct Mode {
     pub(super) cr0: Cr0,
     pub(super) cr4: Cr4,
     pub(super) rflags: Rflags,
-    pub(super) long_mode: bool,
+    pub(super) ia32e: bool,
     pub(super) unrestricted: bool,
     pub(super) ept: bool,
 }
@@ -27,7 +27,7 @@ impl Mode {
             cr0: Cr0::from_bits_retain(review.read(guest::CR0)),
             cr4: Cr4::from_bits_retain(review.read(guest::CR4)),
             rflags: Rflags::from_bits_retain(review.read(guest::RFLAGS)),
-            long_mode: review.read(control::VMENTRY_CONTROLS) as u32 & IA32E_MODE_GUEST != 0,
+            ia32e: review.read(control::VMENTRY_CONTROLS) as u32 & IA32E_MODE_GUEST != 0,
             unrestricted: secondary & SecondaryControls::UNRESTRICTED_GUEST.bits() != 0,
             ept: secondary & SecondaryControls::ENABLE_EPT.bits() != 0,
         }
@@ -43,9 +43,10 @@ pub(super) fn check<F: FieldSource>(review: &mut Review<'_, F>) {
     control_registers(review, mode);
     efer(review, mode);
     registers_and_msrs(review);
+    // Before the segments: a stray RFLAGS.VM would fill the report with them.
+    rip_and_rflags(review, mode);
     segment_state::check(review, mode);
     descriptor_tables(review);
-    rip_and_rflags(review, mode);
     interruptibility(review, mode);
     debug_exceptions(review, mode);
     pdptes(review, mode);
@@ -54,7 +55,7 @@ pub(super) fn check<F: FieldSource>(review: &mut Review<'_, F>) {
 /// Source: SDM 27.3.1.1 "Checks on Guest Control Registers, Debug Registers, and MSRs".
 fn control_registers<F: FieldSource>(review: &mut Review<'_, F>, mode: Mode) {
     let raw = review.raw;
-    let Mode { cr0, cr4, long_mode, .. } = mode;
+    let Mode { cr0, cr4, ia32e, .. } = mode;
     let relaxed = if mode.unrestricted { Cr0::PE | Cr0::PG } else { Cr0::empty() };
     let cr0_ones = raw.cr0_fixed0 & !relaxed.bits();
     review.require(
@@ -83,13 +84,13 @@ fn control_registers<F: FieldSource>(review: &mut Review<'_, F>, mode: Mode) {
     );
     let paging = cr0.contains(Cr0::PG) && cr4.contains(Cr4::PAE);
     review.require(
-        paging || !long_mode,
+        paging || !ia32e,
         "guest CR4",
         cr4.bits(),
         "IA-32e mode needs CR0.PG and CR4.PAE",
     );
     review.require(
-        long_mode || !cr4.contains(Cr4::PCIDE),
+        ia32e || !cr4.contains(Cr4::PCIDE),
         "guest CR4",
         cr4.bits(),
         "PCIDE needs IA-32e mode",
@@ -105,7 +106,7 @@ fn efer<F: FieldSource>(review: &mut Review<'_, F>, mode: Mode) {
     let name = "guest IA32_EFER";
     review.require(value & !known.bits() == 0, name, value, "has a reserved bit");
     review.require(
-        efer.contains(Efer::LMA) == mode.long_mode,
+        efer.contains(Efer::LMA) == mode.ia32e,
         name,
         value,
         "LMA must equal the control \"IA-32e mode guest\"",
@@ -149,7 +150,7 @@ fn descriptor_tables<F: FieldSource>(review: &mut Review<'_, F>) {
 /// Source: SDM 27.3.1.4 "Checks on Guest RIP, RFLAGS, and SSP".
 fn rip_and_rflags<F: FieldSource>(review: &mut Review<'_, F>, mode: Mode) {
     let rip = review.read(guest::RIP);
-    let long_code = mode.long_mode && review.read(guest::CS_ACCESS_RIGHTS) & 1 << 13 != 0;
+    let long_code = mode.ia32e && review.read(guest::CS_ACCESS_RIGHTS) & 1 << 13 != 0;
     let fits = if long_code { is_canonical(rip) } else { rip >> 32 == 0 };
     review.require(fits, "guest RIP", rip, "must be canonical, below 4 GiB outside 64-bit code");
 
@@ -161,7 +162,7 @@ fn rip_and_rflags<F: FieldSource>(review: &mut Review<'_, F>, mode: Mode) {
         rflags.bits(),
         "reserved bits must be 0 and bit 1 must be 1",
     );
-    let may_be_virtual = !mode.long_mode && mode.cr0.contains(Cr0::PE);
+    let may_be_virtual = !mode.ia32e && mode.cr0.contains(Cr0::PE);
     review.require(
         may_be_virtual || !mode.virtual_8086(),
         "guest RFLAGS",
@@ -227,7 +228,7 @@ fn debug_exceptions<F: FieldSource>(review: &mut Review<'_, F>, mode: Mode) {
 
 /// Source: SDM 27.3.1.6 "Checks on Guest Page-Directory-Pointer-Table Entries".
 fn pdptes<F: FieldSource>(review: &mut Review<'_, F>, mode: Mode) {
-    let pae = mode.cr0.contains(Cr0::PG) && mode.cr4.contains(Cr4::PAE) && !mode.long_mode;
+    let pae = mode.cr0.contains(Cr0::PG) && mode.cr4.contains(Cr4::PAE) && !mode.ia32e;
     if !pae || !mode.ept {
         return;
     }

@@ -57,7 +57,7 @@ fn selectors<F: FieldSource>(review: &mut Review<'_, F>) {
     ];
     for (name, field) in selectors {
         let value = review.read(field);
-        review.require(value & 7 == 0, name, value, "RPL and TI must be 0");
+        review.require(value % 8 == 0, name, value, "RPL and TI must be 0");
     }
     for (name, field) in
         [("host CS selector", host::CS_SELECTOR), ("host TR selector", host::TR_SELECTOR)]

@@ -104,7 +104,7 @@ fn task_register<F: FieldSource>(
         "TI must be 0",
     );
     review.require_canonical(names.base, segment.base);
-    let busy = kind(segment) == 11 || kind(segment) == 3 && !mode.long_mode;
+    let busy = kind(segment) == 11 || kind(segment) == 3 && !mode.ia32e;
     review.require(
         busy,
         names.rights,
@@ -217,7 +217,7 @@ fn code_segment<F: FieldSource>(review: &mut Review<'_, F>, mode: Mode) {
     );
     let both = SegmentAttributes::LONG | SegmentAttributes::DEFAULT_32;
     review.require(
-        !(mode.long_mode && cs.attributes.contains(both)),
+        !(mode.ia32e && cs.attributes.contains(both)),
         names.rights,
         rights(cs),
         "L and D exclude each other in IA-32e mode",

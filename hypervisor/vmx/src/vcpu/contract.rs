@@ -1,7 +1,8 @@
 //! The trait's methods.
 #![expect(unsafe_code, reason = "the bitmaps are shared with the hardware")]
 
-use super::{BLOCKED_BY_MOV_SS, BLOCKED_BY_NMI, BLOCKED_BY_STI, VmxVcpu};
+use super::VmxVcpu;
+use super::turn::{BLOCKED_BY_MOV_SS, BLOCKED_BY_NMI, BLOCKED_BY_STI};
 use crate::bitmaps::{self, PORT_BYTES};
 use crate::fields::{self, MsrHome, msr_home};
 use crate::instructions::{self as cpu, CurrentVmcs, Invvpid};
@@ -19,7 +20,7 @@ use x86::vmx::vmcs::{control, guest};
 impl Vcpu for VmxVcpu {
     #[inline]
     fn run(&mut self) -> VmExit {
-        self.turn()
+        self.take_turn()
     }
 
     #[inline]
@@ -124,7 +125,7 @@ impl Vcpu for VmxVcpu {
 
     #[inline]
     fn instruction_length(&self) -> Option<u8> {
-        self.instruction_length
+        self.turn.instruction_length
     }
 
     fn instruction_bytes(&self) -> &[u8] {
@@ -133,34 +134,34 @@ impl Vcpu for VmxVcpu {
 
     #[inline]
     fn interrupt_shadow(&self) -> bool {
-        self.interruptibility & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) != 0
+        self.turn.interruptibility & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) != 0
     }
 
     /// Blocking by STI needs RFLAGS.IF; without it, blocking by MOV SS does the same.
     #[inline]
     fn set_interrupt_shadow(&mut self, blocked: bool) {
-        self.interruptibility &= !(BLOCKED_BY_STI | BLOCKED_BY_MOV_SS);
+        self.turn.interruptibility &= !(BLOCKED_BY_STI | BLOCKED_BY_MOV_SS);
         if blocked {
             let enabled = self.regs.rflags & Rflags::IF.bits() != 0;
-            self.interruptibility |= if enabled { BLOCKED_BY_STI } else { BLOCKED_BY_MOV_SS };
+            self.turn.interruptibility |= if enabled { BLOCKED_BY_STI } else { BLOCKED_BY_MOV_SS };
         }
     }
 
     fn nmi_blocked(&self) -> bool {
-        self.interruptibility & BLOCKED_BY_NMI != 0
+        self.turn.interruptibility & BLOCKED_BY_NMI != 0
     }
 
     fn inject(&mut self, event: Event) {
-        self.queued = Some(event);
+        self.turn.queued = Some(event);
     }
 
     fn queued_event(&self) -> Option<Event> {
-        self.queued
+        self.turn.queued
     }
 
     #[inline]
     fn interrupted_event(&self) -> Option<Event> {
-        self.interrupted
+        self.turn.interrupted
     }
 
     fn request_interrupt_window(&mut self, wanted: bool) {
@@ -180,12 +181,12 @@ impl Vcpu for VmxVcpu {
 
     fn flush(&mut self, scope: FlushScope) {
         match scope {
-            FlushScope::Address(address) if self.vpid != 0 && !self.flush => {
-                self.flush = !cpu::invvpid(Invvpid::Address(self.vpid, address.as_u64()));
+            FlushScope::Address(address) if self.vpid != 0 && !self.turn.flush => {
+                self.turn.flush = !cpu::invvpid(Invvpid::Address(self.vpid, address.as_u64()));
             }
             // Without a VPID, each entry discards linear translations by itself.
             FlushScope::Address(_) => {}
-            FlushScope::All => self.flush = true,
+            FlushScope::All => self.turn.flush = true,
         }
     }
 

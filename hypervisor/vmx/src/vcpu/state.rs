@@ -23,7 +23,7 @@ impl VmxVcpu {
         }
         let (view, cr3) = (self.control_view(), self.guest_cr3());
         let before = self.root.replace(root);
-        self.flush = true;
+        self.turn.flush = true;
         if before.is_none_or(|before| format_of(before) != format_of(root)) {
             self.change_format(view, cr3);
         }
@@ -32,7 +32,7 @@ impl VmxVcpu {
             Root::Shadow { cr3, .. } => (guest::CR3, cr3.as_u64()),
         };
         // SAFETY: the caller of `set_root` chose the tables that confine the guest.
-        self.access(|vmcs| unsafe { vmcs.write(field, value) });
+        self.access(|_| unsafe { cpu::vmwrite(field, value) });
     }
 
     /// Switches everything that depends on the kind of root, but not the root itself.
@@ -40,10 +40,10 @@ impl VmxVcpu {
         let windows = self.primary & !self.nested.primary & !self.shadow.primary;
         let set = *self.controls();
         self.primary = set.primary | windows;
-        self.access(|vmcs| {
+        self.access(|_| {
             // SAFETY: these sets were built from the tables in `controls`, which
             // confine the guest; each field was written once at creation.
-            let _ = unsafe { write_all(vmcs, &fields::control_words(&set)) };
+            let _ = unsafe { write_all(&fields::control_words(&set)) };
         });
         self.write_primary();
         self.apply(view);
@@ -99,9 +99,9 @@ impl VmxVcpu {
             (guest::IA32_EFER_FULL, hardware.efer),
             (control::VMENTRY_CONTROLS, u64::from(entry)),
         ];
-        self.access(|vmcs| {
+        self.access(|_| {
             // SAFETY: these fields concern the guest's own state; each CPU has them.
-            let _ = unsafe { write_all(vmcs, &settings) };
+            let _ = unsafe { write_all(&settings) };
         });
         self.view = view;
         self.applied = hardware;
@@ -142,10 +142,10 @@ impl VmxVcpu {
             (fields.limit, u64::from(segment.limit)),
             (fields.rights, u64::from(segment.attributes.bits())),
         ];
-        self.access(|vmcs| {
+        self.access(|_| {
             // SAFETY: guest state decides nothing about host memory; each CPU has
             // these fields.
-            let _ = unsafe { write_all(vmcs, &settings) };
+            let _ = unsafe { write_all(&settings) };
         });
     }
 
@@ -154,7 +154,7 @@ impl VmxVcpu {
         let page_fault = 1 << Vector::PAGE_FAULT.0;
         let vectors = if self.is_nested() { self.exceptions } else { self.exceptions | page_fault };
         // SAFETY: any choice of exits is safe for the host.
-        self.access(|vmcs| unsafe { vmcs.write(control::EXCEPTION_BITMAP, u64::from(vectors)) });
+        self.access(|_| unsafe { cpu::vmwrite(control::EXCEPTION_BITMAP, u64::from(vectors)) });
     }
 
     /// Sets or clears a window in the primary controls.
@@ -169,8 +169,8 @@ impl VmxVcpu {
     fn write_primary(&self) {
         let primary = u64::from(self.primary);
         // SAFETY: the tables in `controls` plus windows.
-        self.access(|vmcs| unsafe {
-            vmcs.write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, primary);
+        self.access(|_| unsafe {
+            cpu::vmwrite(control::PRIMARY_PROCBASED_EXEC_CONTROLS, primary);
         });
     }
 
