@@ -16,6 +16,7 @@ use super::address::MemoryOperand;
 use super::mode::CodeSize;
 use anchorite_vcpu::{Gpr, SegmentRegister};
 use iced_x86::{Decoder, DecoderError, DecoderOptions};
+use opcode::Unknown;
 
 /// Bytes of the longest instruction. Source: SDM vol. 2, 2.3.11 "AVX Instruction Length".
 pub const MAX_LENGTH: usize = 15;
@@ -147,19 +148,31 @@ pub enum LengthError {
 /// The length of the instruction at the start of `bytes`.
 ///
 /// For the common intercepted instructions without prefixes this is a comparison
-/// or two; see [`intercepted`] for the rest.
+/// or two, given at least three bytes; see [`intercepted`] for the rest.
 #[inline]
 pub fn instruction_length(bytes: &[u8], code: CodeSize) -> Result<u8, LengthError> {
-    match *bytes {
+    if let [first, second, third, ..] = *bytes {
+        let length = unprefixed_length(first, second, third);
+        if length != 0 {
+            return Ok(length);
+        }
+    }
+    general(bytes, 0, code).map(|instruction| instruction.length)
+}
+
+/// The length of an instruction that is known by its first three bytes, else 0.
+#[inline]
+const fn unprefixed_length(first: u8, second: u8, third: u8) -> u8 {
+    match (first, second) {
         // CPUID, RDMSR, WRMSR, CLTS, INVD; IN and OUT with a number.
-        [0x0f, 0xa2 | 0x32 | 0x30 | 0x06 | 0x08, ..] | [0xe4..=0xe7, _, ..] => Ok(2),
-        // VMCALL, VMMCALL, XSETBV.
-        [0x0f, 0x01, 0xc1 | 0xd9 | 0xd1, ..] => Ok(3),
+        (0x0f, 0xa2 | 0x32 | 0x30 | 0x06 | 0x08) | (0xe4..=0xe7, _) => 2,
         // MOV to and from control registers 0, 2, 3, 4.
-        [0x0f, 0x20 | 0x22, modrm, ..] if 0b0001_1101 >> (modrm >> 3 & 7) & 1 != 0 => Ok(3),
+        (0x0f, 0x20 | 0x22) if matches!(third >> 3 & 7, 0 | 2 | 3 | 4) => 3,
+        // VMCALL, VMMCALL, XSETBV.
+        (0x0f, 0x01) if matches!(third, 0xc1 | 0xd9 | 0xd1) => 3,
         // HLT; IN and OUT with DX.
-        [0xf4 | 0xec..=0xef, ..] => Ok(1),
-        _ => intercepted(bytes, 0, code).map(|instruction| instruction.length),
+        (0xf4 | 0xec..=0xef, _) => 1,
+        _ => 0,
     }
 }
 
@@ -167,10 +180,45 @@ pub fn instruction_length(bytes: &[u8], code: CodeSize) -> Result<u8, LengthErro
 ///
 /// `rip` is its address, for operands relative to RIP; any value does where only
 /// the length is of interest.
+#[inline]
 pub fn intercepted(bytes: &[u8], rip: u64, code: CodeSize) -> Result<Intercepted, LengthError> {
+    match unprefixed(bytes, code) {
+        Some(operation) => Ok(Intercepted { length: 3, operation }),
+        None => general(bytes, rip, code),
+    }
+}
+
+/// Any intercepted instruction: out of line, so that what comes before stays small.
+#[inline(never)]
+fn general(bytes: &[u8], rip: u64, code: CodeSize) -> Result<Intercepted, LengthError> {
     match opcode::decode(&bytes[..bytes.len().min(MAX_LENGTH)], rip, code) {
-        Some(instruction) => Ok(instruction),
-        None => by_iced(bytes, code),
+        Ok(instruction) => Ok(instruction),
+        Err(Unknown::Truncated) if bytes.len() < MAX_LENGTH => Err(LengthError::Truncated),
+        Err(_) => by_iced(bytes, code),
+    }
+}
+
+/// MOV to and from control registers, and INVLPG of what a register points to: the
+/// forms that kernels use all the time, without going through prefixes and ModRM.
+#[inline]
+fn unprefixed(bytes: &[u8], code: CodeSize) -> Option<Operation> {
+    let [0x0f, opcode, modrm, ..] = *bytes else { return None };
+    let (number, register) = (modrm >> 3 & 7, Gpr::from_encoding(modrm & 7));
+    let exists = matches!(number, 0 | 2 | 3 | 4);
+    match (opcode, modrm) {
+        (0x20, _) if exists => Some(Operation::ReadControl { number, to: register }),
+        (0x22, _) if exists => Some(Operation::WriteControl { number, from: register }),
+        (0x01, 0x38..=0x3b | 0x3e | 0x3f) if code != CodeSize::Bits16 => {
+            Some(Operation::Invlpg(MemoryOperand {
+                segment: SegmentRegister::Ds,
+                base: Some(register),
+                index: None,
+                shift: 0,
+                displacement: 0,
+                address_bytes: if code == CodeSize::Bits64 { 8 } else { 4 },
+            }))
+        }
+        _ => None,
     }
 }
 

@@ -21,10 +21,21 @@ pub(super) struct Cursor<'a> {
     repeat: Option<u8>,
     /// The low four bits of a REX prefix: W, R, X, B.
     pub(super) rex: u8,
+    /// More bytes were asked for than there are.
+    truncated: bool,
 }
 
-/// The instruction, or `None` where the complete decoder must look at it.
-pub(super) fn decode(bytes: &[u8], rip: u64, code: CodeSize) -> Option<Intercepted> {
+/// Why the lean decoder does not know an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// It goes on beyond the bytes given.
+    Truncated,
+    /// The complete decoder must look at it.
+    Other,
+}
+
+/// The instruction at the start of `bytes`, if it is one of those with an intercept.
+pub(super) fn decode(bytes: &[u8], rip: u64, code: CodeSize) -> Result<Intercepted, Unknown> {
     let mut cursor = Cursor {
         bytes,
         position: 0,
@@ -35,22 +46,29 @@ pub(super) fn decode(bytes: &[u8], rip: u64, code: CodeSize) -> Option<Intercept
         operand_override: false,
         repeat: None,
         rex: 0,
+        truncated: false,
     };
-    let opcode = cursor.skip_prefixes()?;
-    let operation = one_byte(&mut cursor, opcode)?;
-    Some(Intercepted { length: cursor.position as u8, operation })
+    match one_byte(&mut cursor) {
+        Some(operation) => Ok(Intercepted { length: cursor.position as u8, operation }),
+        None if cursor.truncated => Err(Unknown::Truncated),
+        None => Err(Unknown::Other),
+    }
 }
 
 impl Cursor<'_> {
     pub(super) fn byte(&mut self) -> Option<u8> {
-        let byte = *self.bytes.get(self.position)?;
+        let byte = self.bytes.get(self.position).copied();
         self.position += 1;
-        Some(byte)
+        self.truncated |= byte.is_none();
+        byte
     }
 
     /// The next `count` bytes (1, 2 or 4) as a sign-extended number.
     pub(super) fn displacement(&mut self, count: usize) -> Option<u64> {
-        let bytes = self.bytes.get(self.position..self.position + count)?;
+        let Some(bytes) = self.bytes.get(self.position..self.position + count) else {
+            self.truncated = true;
+            return None;
+        };
         self.position += count;
         let mut padded = [0; 8];
         padded[..count].copy_from_slice(bytes);
@@ -129,7 +147,8 @@ impl Cursor<'_> {
     }
 }
 
-fn one_byte(cursor: &mut Cursor<'_>, opcode: u8) -> Option<Operation> {
+fn one_byte(cursor: &mut Cursor<'_>) -> Option<Operation> {
+    let opcode = cursor.skip_prefixes()?;
     Some(match opcode {
         0x0f => return two_byte(cursor),
         0xf4 => Operation::Halt,
@@ -186,6 +205,7 @@ fn system_group(cursor: &mut Cursor<'_>) -> Option<Operation> {
         0xc8 if plain => Operation::Monitor,
         0xc9 if plain => Operation::Mwait,
         0xd1 if plain => Operation::Xsetbv,
+        _ if modrm.opcode() < 6 => return None,
         _ => match (modrm.opcode(), modrm.operand(cursor)?) {
             (6, RegisterOrMemory::Register(register)) => {
                 Operation::Lmsw(Source::Register(register))
