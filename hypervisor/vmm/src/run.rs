@@ -120,7 +120,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     }
 
     #[inline]
-    fn apply(&mut self, action: ExitAction) -> Result<(), Stop> {
+    pub(crate) fn apply(&mut self, action: ExitAction) -> Result<(), Stop> {
         match action {
             ExitAction::SkipInstruction(length) => self.advance(length),
             ExitAction::Resume => {}

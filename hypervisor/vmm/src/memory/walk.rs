@@ -77,8 +77,9 @@ impl<M: HostMemory> GuestMemory<M> {
         gva: Gva,
         access: Access,
     ) -> Result<Walk, WalkError> {
-        Walker { memory: self, registers, mode: registers.mode(), physical_bits, gva, access }
-            .walk()
+        let mode = registers.mode();
+        let gva = if mode.is_long() { gva } else { Gva::new(gva.as_u64() & 0xffff_ffff) };
+        Walker { memory: self, registers, mode, physical_bits, gva, access }.walk()
     }
 
     /// Sets the accessed and dirty bits that the access of `walk` sets. `false` where
