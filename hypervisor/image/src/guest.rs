@@ -1,0 +1,181 @@
+//! Puts the guest into the machine: memory slots, the file, the first registers.
+
+use crate::failure::Failure;
+use alloc::vec::Vec;
+use anchorite_abi::Options;
+use anchorite_addr::{Gfn, Gpa, PAGE_BYTES};
+use anchorite_loader::{self as loader, Entry, Guest, Kind, MemoryRange, OutsideRam, RangeKind};
+use anchorite_platform::host::HermitHost;
+use anchorite_platform::memory::{GuestRam, modules};
+use anchorite_vcpu::{DescriptorTable, Gpr, Vcpu};
+use anchorite_vmm::machine::Machine;
+use anchorite_vmm::memory::{AccessError, GuestMemory, Memslot, SlotId};
+use anchorite_vmm::start::{StartMode, StartState};
+use anchorite_vmm::translation::Translation;
+use core::fmt::Write;
+
+/// RAM that a PC's memory map shows below 1 MiB.
+const LOW_RAM_BYTES: u64 = 0x9_fc00;
+/// Where RAM goes on above the hole of the video memory and the BIOS.
+const HIGH_RAM: u64 = 1 << 20;
+/// RAM at and above this address moves up to [`ABOVE_HOLE`]: devices lie here.
+const DEVICE_HOLE: u64 = 0xc000_0000;
+const ABOVE_HOLE: u64 = 1 << 32;
+
+/// Loads the first module as guest, the others as its modules.
+pub(crate) fn load<'a, B: Vcpu, T: Translation>(
+    machine: &mut Machine<B, T, HermitHost>,
+    ram: &GuestRam,
+    options: &Options<'a>,
+) -> Result<(), Failure<'a>> {
+    let mut files = modules();
+    let file = files.next().ok_or(Failure::NoGuest)?;
+    let modules: Vec<_> = files
+        .map(|module| loader::Module {
+            name: module.name,
+            bytes: module.bytes,
+            command_line: module.arguments,
+        })
+        .collect();
+    let guest = Guest {
+        kind: kind(options)?,
+        name: file.name,
+        bytes: file.bytes,
+        command_line: file.arguments,
+        modules: &modules,
+    };
+
+    add_slots(machine, ram)?;
+    let map = memory_map(ram.bytes());
+    if !options.zeroed {
+        clear(machine.memory(), ram.bytes());
+    }
+    let loaded = loader::load(&guest, &mut LoaderView { memory: machine.memory(), map: &map })?;
+    for note in &loaded.notes {
+        let _ = writeln!(machine.host().console(), "anchorite: {}: {note}", guest.name);
+    }
+    machine.start(&start_state(&loaded.entry))?;
+    Ok(())
+}
+
+fn kind<'a>(options: &Options<'a>) -> Result<Kind, Failure<'a>> {
+    match options.kind {
+        Some(kind) => kind.parse().map_err(|_| Failure::UnknownKind { kind }),
+        None => Ok(Kind::Auto),
+    }
+}
+
+/// One slot below the device hole, which also backs the video memory and the BIOS
+/// area, and one above 4 GiB for the rest.
+fn add_slots<B: Vcpu, T: Translation>(
+    machine: &mut Machine<B, T, HermitHost>,
+    ram: &GuestRam,
+) -> Result<(), Failure<'static>> {
+    let below = ram.bytes().min(DEVICE_HOLE);
+    let host = ram.start().frame();
+    let slot = |id, first: u64, offset: u64, bytes: u64| Memslot {
+        id: SlotId(id),
+        first: Gpa::new(first).frame(),
+        frames: bytes / PAGE_BYTES,
+        host: ram.start().wrapping_add(offset).frame(),
+        read_only: false,
+    };
+    machine.add_slot(Memslot { first: Gfn::new(0), host, ..slot(0, 0, 0, below) })?;
+    if ram.bytes() > below {
+        machine.add_slot(slot(1, ABOVE_HOLE, below, ram.bytes() - below))?;
+    }
+    Ok(())
+}
+
+/// The memory map of a PC with `bytes` of RAM.
+fn memory_map(bytes: u64) -> Vec<MemoryRange> {
+    let below = bytes.min(DEVICE_HOLE);
+    let range = |start, end: u64, kind| MemoryRange {
+        start: Gpa::new(start),
+        bytes: end.saturating_sub(start),
+        kind,
+    };
+    let map = [
+        range(0, LOW_RAM_BYTES, RangeKind::Ram),
+        range(LOW_RAM_BYTES, HIGH_RAM, RangeKind::Reserved),
+        range(HIGH_RAM, below, RangeKind::Ram),
+        range(ABOVE_HOLE, ABOVE_HOLE + (bytes - below), RangeKind::Ram),
+    ];
+    map.into_iter().filter(|range| range.bytes > 0).collect()
+}
+
+fn clear(memory: &mut GuestMemory<GuestRam>, bytes: u64) {
+    let below = bytes.min(DEVICE_HOLE);
+    let _ = memory.zero(Gpa::new(0), below);
+    let _ = memory.zero(Gpa::new(ABOVE_HOLE), bytes - below);
+}
+
+/// Guest memory as the loader sees it.
+struct LoaderView<'a> {
+    memory: &'a mut GuestMemory<GuestRam>,
+    map: &'a [MemoryRange],
+}
+
+impl loader::GuestRam for LoaderView<'_> {
+    fn memory_map(&self) -> &[MemoryRange] {
+        self.map
+    }
+
+    fn write(&mut self, start: Gpa, bytes: &[u8]) -> Result<(), OutsideRam> {
+        self.memory.place(start, bytes).map_err(|error| outside(start, error))
+    }
+
+    fn zero(&mut self, start: Gpa, bytes: u64) -> Result<(), OutsideRam> {
+        self.memory.zero(start, bytes).map_err(|error| outside(start, error))
+    }
+}
+
+fn outside(start: Gpa, error: AccessError) -> OutsideRam {
+    match error {
+        AccessError::NoMemory { gpa } | AccessError::ReadOnly { gpa } => OutsideRam { at: gpa },
+        AccessError::Host(_) => OutsideRam { at: start },
+    }
+}
+
+/// The loader's words in the machine's.
+fn start_state(entry: &Entry) -> StartState {
+    match entry {
+        Entry::Real(real) => {
+            let mut state = StartState::real(real.cs, real.ip)
+                .with(Gpr::Rsp, real.sp.into())
+                .with(Gpr::Rdx, real.dl.into());
+            state.mode = StartMode::Real { code: real.cs, data: real.ss };
+            state
+        }
+        Entry::Protected(protected) => {
+            let mut state = StartState::protected(protected.eip)
+                .with(Gpr::Rax, protected.eax.into())
+                .with(Gpr::Rbx, protected.ebx.into())
+                .with(Gpr::Rsi, protected.esi.into());
+            state.mode = StartMode::Protected {
+                code: protected.code_selector,
+                data: protected.data_selector,
+            };
+            match &protected.gdt {
+                Some(gdt) => state.with_gdt(descriptor_table(gdt)),
+                None => state,
+            }
+        }
+        Entry::Long(long) => {
+            let mut state = StartState::long(long.rip, long.cr3.as_u64())
+                .with(Gpr::Rsp, long.rsp)
+                .with(Gpr::Rdi, long.rdi)
+                .with_gdt(descriptor_table(&long.gdt));
+            state.mode = StartMode::Long {
+                code: long.code_selector,
+                data: long.data_selector,
+                cr3: long.cr3.as_u64(),
+            };
+            state
+        }
+    }
+}
+
+fn descriptor_table(table: &loader::DescriptorTable) -> DescriptorTable {
+    DescriptorTable { base: table.base.as_u64(), limit: table.limit }
+}

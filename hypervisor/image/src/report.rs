@@ -1,0 +1,81 @@
+//! What the image prints around a run.
+
+use alloc::string::String;
+use anchorite_abi::{Options, Verdict};
+use anchorite_platform::clock;
+use anchorite_platform::console::Console;
+use anchorite_platform::host::HermitHost;
+use anchorite_vcpu::{Capabilities, Vcpu};
+use anchorite_vmm::action::Outcome;
+use anchorite_vmm::machine::Machine;
+use anchorite_vmm::translation::Translation;
+use core::fmt::Write;
+
+/// Stands before a line of JSON on the console.
+const JSON_PREFIX: &str = "json: ";
+
+/// The line before the guest starts.
+pub(crate) fn greet(console: &mut Console, options: &Options<'_>, cpu: &Capabilities) {
+    let _ = writeln!(
+        console,
+        "anchorite {}: {} revision {:#x}, {} paging, {} MiB, limit {} s",
+        env!("CARGO_PKG_VERSION"),
+        cpu.extension,
+        cpu.revision,
+        options.mmu.name(),
+        options.mem_mib,
+        options.timeout_s
+    );
+}
+
+/// The counters and the verdict; returns the status that the run ends with.
+///
+/// `boot_ticks` went by between the image's first instruction and the guest's.
+pub(crate) fn end<B: Vcpu, T: Translation>(
+    machine: &mut Machine<B, T, HermitHost>,
+    outcome: &Outcome,
+    options: &Options<'_>,
+    boot_ticks: u64,
+) -> u8 {
+    let verdict = outcome.verdict();
+    let mut text = String::new();
+    let _ = write_table(machine, boot_ticks, &mut text);
+    if options.json {
+        let _ = write_json(machine, &verdict, boot_ticks, &mut text);
+    }
+    let console = machine.host().console();
+    let _ = write!(console, "\n{text}");
+    let _ = writeln!(console, "{}{verdict}", Verdict::PREFIX);
+    verdict.exit_status()
+}
+
+fn write_table<B: Vcpu, T: Translation>(
+    machine: &Machine<B, T, HermitHost>,
+    boot_ticks: u64,
+    out: &mut String,
+) -> core::fmt::Result {
+    machine.counters().write_table(out)?;
+    writeln!(
+        out,
+        "first guest instruction {} ticks after the boot loader; {} ticks a second",
+        boot_ticks,
+        clock::ticks_per_second()
+    )
+}
+
+fn write_json<B: Vcpu, T: Translation>(
+    machine: &Machine<B, T, HermitHost>,
+    verdict: &Verdict<'_>,
+    boot_ticks: u64,
+    out: &mut String,
+) -> core::fmt::Result {
+    out.push_str(JSON_PREFIX);
+    machine.counters().write_json(0, out)?;
+    writeln!(
+        out,
+        "\n{JSON_PREFIX}{{\"schema\":1,\"record\":\"run\",\"status\":{},\"boot_ticks\":{},\"ticks_per_second\":{}}}",
+        verdict.exit_status(),
+        boot_ticks,
+        clock::ticks_per_second()
+    )
+}

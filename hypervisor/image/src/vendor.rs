@@ -1,0 +1,70 @@
+//! The one place that knows the vendor.
+
+use crate::failure::Failure;
+use crate::{fail, guest, report};
+use anchorite_abi::Options;
+use anchorite_platform::boot::Boot;
+use anchorite_platform::clock;
+use anchorite_platform::cpu::{self, Extension};
+use anchorite_platform::host::HermitHost;
+use anchorite_platform::memory::{Frames, GuestRam, Memory};
+use anchorite_svm::{Npt, SvmCpu, SvmVcpu};
+use anchorite_vcpu::{NestedFormat, Unavailable, Vcpu};
+use anchorite_vmm::machine::{Config, Machine};
+use anchorite_vmm::translation::Nested;
+use anchorite_vmx::{Ept, VmxCpu, VmxVcpu};
+
+/// Runs the guest on the extension that this CPU has.
+pub(crate) fn run_guest(
+    options: &Options<'_>,
+    memory: Memory,
+    boot: &Boot,
+    mut host: HermitHost,
+) -> u8 {
+    let Memory { guest, mut frames } = memory;
+    match cpu::extension() {
+        Some(Extension::Svm) => match svm(&mut frames) {
+            Ok(vcpu) => run_on::<_, Npt>(vcpu, options, guest, frames, boot, host),
+            Err(error) => fail(&mut host, &error.into()),
+        },
+        Some(Extension::Vmx) => match vmx(&mut frames) {
+            Ok(vcpu) => run_on::<_, Ept>(vcpu, options, guest, frames, boot, host),
+            Err(error) => fail(&mut host, &error.into()),
+        },
+        None => fail(&mut host, &Failure::NoExtension),
+    }
+}
+
+fn svm(frames: &mut Frames) -> Result<SvmVcpu, Unavailable> {
+    cpu::enable(SvmCpu::enable, frames)?.vcpu(frames)
+}
+
+fn vmx(frames: &mut Frames) -> Result<VmxVcpu, Unavailable> {
+    cpu::enable(VmxCpu::enable, frames)?.vcpu(frames)
+}
+
+/// From here on nothing asks for the vendor.
+fn run_on<B: Vcpu, F: NestedFormat>(
+    vcpu: B,
+    options: &Options<'_>,
+    ram: GuestRam,
+    frames: Frames,
+    boot: &Boot,
+    mut host: HermitHost,
+) -> u8 {
+    let gigabyte_pages = vcpu.capabilities().nested_1g_pages;
+    report::greet(host.console(), options, vcpu.capabilities());
+    let translation = match Nested::<F, _>::new(frames, gigabyte_pages) {
+        Ok(translation) => translation,
+        Err(error) => return fail(&mut host, &error.into()),
+    };
+    let config = Config { limit_seconds: options.timeout_s, ..Config::default() };
+    let host_memory = ram.clone();
+    let mut machine = Machine::new(vcpu, translation, host_memory, host, config);
+    if let Err(failure) = guest::load(&mut machine, &ram, options) {
+        return fail(machine.host(), &failure);
+    }
+    let boot_ticks = clock::now().wrapping_sub(boot.entry_tsc);
+    let outcome = machine.run();
+    report::end(&mut machine, &outcome, options, boot_ticks)
+}
