@@ -225,8 +225,6 @@ pub struct Imposed {
     pub cr4_fixed0: u64,
     /// The host's CR4.MCE: without it a machine check would shut the machine down.
     pub machine_check: bool,
-    /// A change of CR0.PE or CR0.PG exits even under a nested root.
-    pub intercept_paging: bool,
 }
 
 /// The control registers as the VMCS holds them.
@@ -282,10 +280,9 @@ impl HardwareControl {
 
     fn nested(view: GuestControl, imposed: Imposed) -> Self {
         let forced = imposed.cr0_fixed0 & !PAGING.bits();
-        let paging = if imposed.intercept_paging { PAGING } else { Cr0::empty() };
         Self {
             cr0: ((view.cr0 - CACHING) | Cr0::ET | Cr0::NE).bits() | forced,
-            cr0_mask: (CACHING | Cr0::NE | paging).bits(),
+            cr0_mask: (CACHING | Cr0::NE).bits(),
             cr4: imposed.cr4(view.cr4),
             cr4_mask: !CR4_OWN_NESTED.bits(),
             efer: view.visible_efer().bits(),

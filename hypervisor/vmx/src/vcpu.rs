@@ -94,7 +94,6 @@ impl VmxVcpu {
                 cr0_fixed0: from.raw.cr0_fixed0,
                 cr4_fixed0: from.raw.cr4_fixed0,
                 machine_check,
-                intercept_paging: false,
             },
             shadowed_cr3: 0,
             cr8: 0,

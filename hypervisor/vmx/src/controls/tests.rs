@@ -5,12 +5,8 @@ use anchorite_addr::Hpa;
 use std::vec::Vec;
 
 const NESTED: Root = Root::Nested { table: Hpa::new(0x1000).page() };
-const IMPOSED: Imposed = Imposed {
-    cr0_fixed0: 0x8000_0021,
-    cr4_fixed0: 0x2000,
-    machine_check: false,
-    intercept_paging: false,
-};
+const IMPOSED: Imposed =
+    Imposed { cr0_fixed0: 0x8000_0021, cr4_fixed0: 0x2000, machine_check: false };
 
 fn shadow(format: ShadowFormat) -> Root {
     Root::Shadow { cr3: Hpa::new(0x1000), format }
@@ -151,13 +147,11 @@ fn unsupported_cr4_bits_always_exit() {
 }
 
 #[test]
-fn paging_changes_exit_under_a_nested_root_only_when_asked_for() {
+fn paging_changes_exit_under_a_shadow_root_only() {
     let paging = (Cr0::PE | Cr0::PG).bits();
-    let plain = HardwareControl::new(long_mode(), NESTED, IMPOSED);
-    assert_eq!(plain.cr0_mask & paging, 0);
-    let imposed = Imposed { intercept_paging: true, ..IMPOSED };
-    let asked = HardwareControl::new(long_mode(), NESTED, imposed);
-    assert_eq!(asked.cr0_mask & paging, paging);
+    let mask = |root| HardwareControl::new(long_mode(), root, IMPOSED).cr0_mask;
+    assert_eq!(mask(NESTED) & paging, 0);
+    assert_eq!(mask(shadow(ShadowFormat::FourLevel)) & paging, paging);
 }
 
 #[test]
