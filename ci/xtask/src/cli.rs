@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cmdline::Mmu;
-use crate::emulator::{Cpu, On};
+use crate::emulator::{Boot, Cpu, On};
 
 /// Anchorite's tooling
 #[derive(Debug, Parser)]
@@ -74,6 +74,9 @@ pub(crate) struct RunArgs {
     /// The emulator
     #[arg(long, value_enum)]
     pub(crate) on: Option<On>,
+    /// How the image gets into memory (QEMU only)
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) boot: Boot,
     /// Memory of the whole machine [default: the guest's and what the image needs]
     #[arg(long, value_name = "MiB")]
     pub(crate) machine_mem: Option<u32>,
@@ -87,7 +90,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
     /// Run the guest alone, without Anchorite (QEMU only)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "boot")]
     pub(crate) bare: bool,
     /// Wait for gdb on port 1234 before the first instruction (QEMU only)
     #[arg(long)]

@@ -5,8 +5,8 @@
 //! | `setup` | [`setup`]: installs what is missing, from `ci/packages` |
 //! | `build`, `image` | [`freestanding`], [`iso`] |
 //! | `run` | [`run`] on [`emulator`], told by [`cmdline`], ended by a [`verdict`] |
-//! | `test` | [`test`]: the host's tests, then [`matrix`] |
-//! | `bench` | [`bench`]: instruction counts against `ci/baselines` |
+//! | `test` | [`mod@test`]: the host's tests, then [`matrix`] |
+//! | `bench` | [`mod@bench`]: instruction counts against `ci/baselines` |
 //! | `lint` | [`lint`] |
 #![forbid(unsafe_code)]
 

@@ -6,7 +6,7 @@ use std::fs;
 use serde::Deserialize;
 
 use crate::cmdline::Mmu;
-use crate::emulator::{Cpu, On, choose};
+use crate::emulator::{Boot, Cpu, On, choose};
 use crate::error::{Error, Result};
 use crate::verdict::may_be_expected;
 
@@ -32,6 +32,9 @@ pub(crate) struct Run {
     pub(crate) cpu: Vec<Cpu>,
     pub(crate) mmu: Vec<Mmu>,
     pub(crate) on: Option<On>,
+    /// How the image gets into QEMU's memory.
+    #[serde(default)]
+    pub(crate) boot: Boot,
     /// The verdict that must come out, like `pass` or `fail status=3`.
     pub(crate) verdict: String,
     /// The guest's limit in seconds, by the image's clock.
@@ -138,6 +141,9 @@ impl Run {
             format!("expects the verdict {:?}; it must start with one of {known}", self.verdict)
         } else if self.icount && self.cpu.contains(&Cpu::Intel) {
             "counts instructions on Intel; only QEMU can, and it has no VMX".to_owned()
+        } else if self.boot != Boot::Direct && (self.cpu.contains(&Cpu::Intel) || self.on.is_some())
+        {
+            "boots QEMU another way, but does not run on QEMU alone".to_owned()
         } else {
             return Ok(());
         };

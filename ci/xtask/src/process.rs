@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio, exit};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -151,7 +152,10 @@ fn check(command: &Command, status: ExitStatus) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    Err(Error::Failed { program: shown(command), status })
+    // Where a compiler is installed says nothing about why it failed.
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let words = std::iter::once(program).chain(command.get_args());
+    Err(Error::Failed { program: words.map(quoted).collect::<Vec<_>>().join(" "), status })
 }
 
 /// The command as one could type it into a shell.

@@ -10,7 +10,7 @@ use anchorite_abi::Options;
 
 use crate::cli::{GuestArgs, ImageArgs, RunArgs};
 use crate::cmdline::{Mmu, Module};
-use crate::emulator::{self, Cpu, Machine, On, Outcome};
+use crate::emulator::{self, Boot, Cpu, Machine, On, Outcome};
 use crate::error::{Error, Result};
 use crate::freestanding;
 use crate::guest::{Guest, without_blanks};
@@ -29,7 +29,7 @@ pub(crate) fn run(workspace: &Workspace, args: &RunArgs, from: &Path) -> Result<
     let (cpu, on) = emulator::choose(args.cpu, args.on)?;
     check(args, on)?;
     let guest = Guest::find(&args.guest.guest, &Matrix::read()?, from)?;
-    setup::ensure(workspace, needs(on))?;
+    setup::ensure(workspace, needs(on, args.boot))?;
     build(workspace, &guest, args.bare)?;
     let machine = machine(args, &guest, (cpu, on), from)?;
     let symbols = freestanding::image_with_symbols(workspace);
@@ -65,16 +65,19 @@ fn check(args: &RunArgs, on: On) -> Result<()> {
     match on {
         On::Bochs | On::Kvm if args.icount => only_qemu("--icount"),
         On::Bochs if args.gdb => only_qemu("--gdb"),
+        On::Bochs if args.boot != Boot::Direct => only_qemu("--boot"),
         On::Bochs if args.bare => only_qemu("--bare"),
         _ => Ok(()),
     }
 }
 
 /// What has to be installed to run there.
-pub(crate) fn needs(on: On) -> &'static [Need] {
-    match on {
-        On::Qemu | On::Kvm => &[Need::Compiler, Need::Qemu],
-        On::Bochs => &[Need::Compiler, Need::Bochs, Need::Iso],
+pub(crate) fn needs(on: On, boot: Boot) -> &'static [Need] {
+    match (on, boot) {
+        (On::Bochs, _) => &[Need::Compiler, Need::Bochs, Need::Iso],
+        (_, Boot::Direct) => &[Need::Compiler, Need::Qemu],
+        (_, Boot::Bios) => &[Need::Compiler, Need::Qemu, Need::Iso],
+        (_, Boot::Uefi) => &[Need::Compiler, Need::Qemu, Need::Iso, Need::Firmware],
     }
 }
 
@@ -96,6 +99,7 @@ pub(crate) fn machine(
     Ok(Machine {
         cpu,
         on,
+        boot: args.boot,
         icount: args.icount,
         gdb: args.gdb,
         bare: args.bare,
@@ -121,14 +125,18 @@ fn image(options: &Options<'_>) -> Module {
     module(&freestanding::image_path(), &options.to_string())
 }
 
+/// OVMF does not start with less.
+const UEFI_MIB: u32 = 256;
+
 /// The guest's memory, 64 MiB for the image, and for shadow tables a quarter of the guest's.
 fn machine_memory(args: &RunArgs) -> u32 {
     let guest = args.guest.mem;
-    match args.guest.mmu {
+    let memory = match args.guest.mmu {
         _ if args.bare => guest,
         Mmu::Nested => guest + 64,
         Mmu::Shadow => guest + guest / 4 + 96,
-    }
+    };
+    if args.boot == Boot::Uefi { memory.max(UEFI_MIB) } else { memory }
 }
 
 /// The guest first, then its modules.
@@ -166,7 +174,7 @@ fn host_limit(timeout_s: u32, on: On, icount: bool) -> Duration {
     Duration::from_secs(match on {
         On::Bochs => timeout_s * 4 + 60,
         On::Qemu if icount => timeout_s * 20 + 15,
-        On::Qemu | On::Kvm => timeout_s + 15,
+        On::Qemu | On::Kvm => timeout_s + 30,
     })
 }
 

@@ -74,7 +74,7 @@ fn cargo_test() -> Command {
 fn prepare(workspace: &Workspace, cells: &[Cell]) -> Result<()> {
     let mut needs = vec![Need::Compiler];
     for cell in cells {
-        needs.extend(run::needs(cell.on));
+        needs.extend(run::needs(cell.on, cell.run.boot));
     }
     needs.sort();
     needs.dedup();
@@ -161,6 +161,7 @@ fn arguments(cell: &Cell) -> RunArgs {
         },
         cpu: Some(cell.cpu),
         on: Some(cell.on),
+        boot: cell.run.boot,
         machine_mem: None,
         icount: run.icount && cell.on == On::Qemu,
         timeout: Some(run.timeout),

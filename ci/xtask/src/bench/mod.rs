@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::cli::{BenchArgs, GuestArgs, RunArgs};
 use crate::cmdline::Mmu;
-use crate::emulator::{self, Cpu, On};
+use crate::emulator::{self, Boot, Cpu, On};
 use crate::error::{Error, Result};
 use crate::guest::Guest;
 use crate::matrix::Matrix;
@@ -26,7 +26,7 @@ const TIMEOUT_S: u32 = 60;
 /// Measures, prints, and compares with the baseline or makes a new one.
 pub(crate) fn bench(workspace: &Workspace, args: &BenchArgs, from: &Path) -> Result<()> {
     let guest = Guest::find(&args.guest, &Matrix::read()?, from)?;
-    setup::ensure(workspace, run::needs(On::Qemu))?;
+    setup::ensure(workspace, run::needs(On::Qemu, Boot::Direct))?;
     run::build(workspace, &guest, args.bare)?;
     let measured = measure(args, &guest, from)?;
     if let Some(file) = &args.json {
@@ -76,6 +76,7 @@ fn arguments(args: &BenchArgs) -> RunArgs {
         },
         cpu: Some(Cpu::Amd),
         on: Some(On::Qemu),
+        boot: Boot::Direct,
         machine_mem: None,
         icount: true,
         timeout: Some(TIMEOUT_S),

@@ -48,11 +48,25 @@ pub(crate) enum On {
     Kvm,
 }
 
+/// How the image gets into QEMU's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Boot {
+    /// QEMU loads it.
+    #[default]
+    Direct,
+    /// From an ISO, by SeaBIOS and GRUB.
+    Bios,
+    /// From an ISO, by OVMF and GRUB.
+    Uefi,
+}
+
 /// Everything about a run that an emulator has to know.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
     pub(crate) cpu: Cpu,
     pub(crate) on: On,
+    pub(crate) boot: Boot,
     pub(crate) icount: bool,
     pub(crate) gdb: bool,
     /// Without the image: the guest alone on the emulated machine.
@@ -107,7 +121,7 @@ pub(crate) fn run(
     fs::create_dir_all(&machine.scratch).map_err(Error::io(&machine.scratch))?;
     let started = Instant::now();
     let mut session = match machine.on {
-        On::Qemu | On::Kvm => qemu::prepare(machine),
+        On::Qemu | On::Kvm => qemu::prepare(machine)?,
         On::Bochs => bochs::prepare(machine)?,
     };
     announce(&shown(&session.command));

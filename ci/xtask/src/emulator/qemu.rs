@@ -1,22 +1,34 @@
 //! QEMU: SVM in its own translator, either vendor on a host with nested KVM.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 
-use super::{Cpu, Machine, On, Session, Source};
+use super::{Boot, Cpu, Machine, On, Session, Source};
 use crate::cmdline::Module;
 use crate::error::{Error, Result};
+use crate::iso;
 use crate::verdict::Verdict;
 
 /// An EPYC with SVM and nested paging. Its random numbers would make runs differ, and
 /// CMPXCHG16B of QEMU 7.2 leaks its operand into RFLAGS, so both are hidden.
 const TCG_CPU: &str = "EPYC,+svm,+npt,-rdrand,-rdseed,-cx16";
 
+/// OVMF with its variables in one file.
+const UEFI: &str = "/usr/share/ovmf/OVMF.fd";
+
 /// Puts the command together. The console is standard output.
-pub(super) fn prepare(machine: &Machine) -> Session {
+pub(super) fn prepare(machine: &Machine) -> Result<Session> {
+    if machine.boot != Boot::Direct {
+        iso::write(&iso_path(machine), &machine.image, &machine.modules)?;
+    }
     let mut command = Command::new("qemu-system-x86_64");
     command.args(arguments(machine));
-    Session { command, source: Source::Output, log: machine.scratch.join("qemu.log") }
+    Ok(Session { command, source: Source::Output, log: machine.scratch.join("qemu.log") })
+}
+
+fn iso_path(machine: &Machine) -> PathBuf {
+    machine.scratch.join("run.iso")
 }
 
 fn arguments(machine: &Machine) -> Vec<String> {
@@ -35,6 +47,21 @@ fn arguments(machine: &Machine) -> Vec<String> {
     add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
     if machine.gdb {
         add(&["-s", "-S"]);
+    }
+    words.extend(boot_arguments(machine));
+    words
+}
+
+fn boot_arguments(machine: &Machine) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut add = |text: &[&str]| words.extend(text.iter().map(ToString::to_string));
+    if machine.boot == Boot::Uefi {
+        add(&["-bios", UEFI]);
+    }
+    if machine.boot != Boot::Direct {
+        // GRUB draws on a screen, which nobody sees.
+        add(&["-vga", "std", "-cdrom", &iso_path(machine).to_string_lossy()]);
+        return words;
     }
     let (kernel, modules) = match machine.modules.split_first() {
         Some((guest, rest)) if machine.bare => (guest, rest),
@@ -105,6 +132,15 @@ mod tests {
         machine.bare = true;
         let line = arguments(&machine).join(" ");
         assert!(line.ends_with("-kernel out/guests/hello.elf -append x=1,2"), "{line}");
+    }
+
+    #[test]
+    fn firmware_boots_from_an_iso_instead_of_a_kernel() {
+        let mut machine = machine();
+        machine.boot = Boot::Uefi;
+        let line = arguments(&machine).join(" ");
+        assert!(line.contains("-bios /usr/share/ovmf/OVMF.fd"), "{line}");
+        assert!(line.ends_with("run.iso") && !line.contains("-kernel"), "{line}");
     }
 
     #[test]

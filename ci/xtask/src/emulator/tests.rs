@@ -5,6 +5,7 @@ pub(super) fn machine() -> Machine {
     Machine {
         cpu: Cpu::Amd,
         on: On::Qemu,
+        boot: Boot::Direct,
         icount: false,
         gdb: false,
         bare: false,

@@ -66,7 +66,7 @@ fn clippy_host() -> Result<()> {
 
 fn documentation_host() -> Result<()> {
     let mut doc = Command::new(cargo());
-    doc.args(["doc", "--quiet", "--no-deps"]).args(host_packages());
+    doc.args(["doc", "--quiet", "--no-deps", "--document-private-items"]).args(host_packages());
     process::run(doc.env("RUSTDOCFLAGS", "-Dwarnings"), LIMIT)
 }
 
@@ -100,7 +100,7 @@ fn clippy_freestanding(workspace: &Workspace, members: &Metadata) -> Result<()> 
 fn documentation_freestanding(workspace: &Workspace, members: &Metadata) -> Result<()> {
     for (package, part) in freestanding(members) {
         let mut doc = freestanding::cargo(workspace, part, "doc")?;
-        doc.args(["--quiet", "--no-deps", "--package", package]);
+        doc.args(["--quiet", "--no-deps", "--document-private-items", "--package", package]);
         process::run(doc.env("RUSTDOCFLAGS", "-Dwarnings"), LIMIT)?;
     }
     Ok(())
