@@ -116,6 +116,11 @@ pub trait Vcpu {
     /// a later call replaces an earlier one.
     fn inject(&mut self, event: Event);
     /// The event queued for the next entry.
+    ///
+    /// A backend may offer an external interrupt to the hardware rather than force it
+    /// on the guest. One that the guest has not taken stays queued over exits, beside
+    /// exceptions and NMIs that are injected later; only another external interrupt
+    /// would replace it.
     fn queued_event(&self) -> Option<Event>;
     /// The event whose delivery the last exit interrupted; to be injected again
     /// unless the exit's own handling replaces it.
