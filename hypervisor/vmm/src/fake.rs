@@ -11,9 +11,9 @@ use anchorite_addr::{Gfn, Hfn, Hpa, HpaPage};
 use anchorite_shadow::TableMemory;
 use anchorite_vcpu::exit::{Direction, IoExit};
 use anchorite_vcpu::{
-    Capabilities, ControlRegister, DescriptorTable, Efer, EntryFailure, Event, FlushScope, Gpr,
-    GuestMsr, NestedFormat, NestedFrame, NestedRights, Registers, Root, Segment, SegmentRegister,
-    Vcpu, VmExit,
+    Capabilities, ControlRegister, DescriptorTable, Efer, EntryFailure, Event, EventKind,
+    FlushScope, Gpr, GuestMsr, NestedFormat, NestedFrame, NestedRights, Registers, Root, Segment,
+    SegmentRegister, Vcpu, VmExit,
 };
 use core::cell::{Cell, RefCell};
 use core::fmt;
@@ -65,6 +65,8 @@ pub(crate) struct FakeVcpu {
     pub(crate) open_msrs: BTreeSet<u32>,
     pub(crate) exceptions: u32,
     pub(crate) log: Vec<Done>,
+    /// An interrupt of an earlier entry that the guest has not taken.
+    pub(crate) untaken: Option<Event>,
     queued: Option<Event>,
     script: VecDeque<Turn>,
     capabilities: Capabilities,
@@ -93,6 +95,7 @@ impl Default for FakeVcpu {
             open_msrs: BTreeSet::new(),
             exceptions: 0,
             log: Vec::new(),
+            untaken: None,
             queued: None,
             script: VecDeque::new(),
             capabilities: Capabilities {
@@ -259,15 +262,17 @@ impl Vcpu for FakeVcpu {
 
     fn inject(&mut self, event: Event) {
         assert!(self.queued.is_none(), "{event:?} replaces {:?}", self.queued);
+        let same = self.untaken.is_none_or(|untaken| untaken == event);
+        assert!(event.kind != EventKind::ExternalInterrupt || same, "{event:?} is lost");
         self.queued = Some(event);
     }
 
     fn queued_event(&self) -> Option<Event> {
-        self.queued
+        self.queued.or(self.untaken)
     }
 
     fn interrupted_event(&self) -> Option<Event> {
-        self.interrupted
+        self.interrupted.or(self.untaken)
     }
 
     fn request_interrupt_window(&mut self, wanted: bool) {

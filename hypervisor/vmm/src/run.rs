@@ -183,7 +183,9 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let next = match meet(pending, raised) {
             Meeting::New => raised,
             Meeting::NewThenOld => {
-                self.postpone(pending);
+                if self.vcpu.queued_event() != Some(pending) {
+                    self.postpone(pending);
+                }
                 raised
             }
             Meeting::DoubleFault => Event::fault(Vector::DOUBLE_FAULT, 0),
@@ -213,15 +215,16 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// Injects what can be injected now, and asks for a window for the rest.
     #[cold]
     fn deliver(&mut self) {
-        let mut free = true;
+        let shadow = self.vcpu.interrupt_shadow();
+        let nmi_possible = self.events.nmi && !shadow && !self.vcpu.nmi_blocked();
+        // A backend may still hold an interrupt that the guest has not taken.
+        let mut free = self.vcpu.queued_event().is_none();
+
         if let Some(event) = self.events.take_next() {
             self.counters.exceptions += u64::from(event.kind == EventKind::Exception);
             self.vcpu.inject(event);
             free = false;
-        }
-        let shadow = self.vcpu.interrupt_shadow();
-
-        if self.events.nmi && free && !shadow && !self.vcpu.nmi_blocked() {
+        } else if nmi_possible {
             self.events.nmi = false;
             self.counters.nmis += 1;
             self.vcpu.inject(Event::nmi());

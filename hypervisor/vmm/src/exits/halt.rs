@@ -13,13 +13,18 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         if !self.interrupts_enabled() && !self.events.nmi {
             return ExitAction::Stop(Stop::Halted);
         }
-        while !self.events.nmi && !self.devices.interrupts.is_pending() {
+        while !self.is_woken() {
             if self.left >= self.deadline {
                 return ExitAction::Stop(Stop::Timeout);
             }
             self.sleep();
         }
         self.skip()
+    }
+
+    fn is_woken(&self) -> bool {
+        let held = self.vcpu.queued_event().is_some();
+        held || self.events.nmi || self.devices.interrupts.is_pending()
     }
 
     /// Sleeps once. The time does not count as the exit's cost.

@@ -168,6 +168,26 @@ mod interrupts {
     }
 
     #[test]
+    fn an_interrupt_that_the_backend_still_holds_is_neither_lost_nor_doubled() {
+        let held = Event::interrupt(Vector(0x31));
+        let vcpu = interruptible()
+            .after(
+                move |vcpu| vcpu.untaken = Some(held),
+                exception(Vector::ALIGNMENT_CHECK, Some(0), 0),
+            )
+            .after(raise(0x80), out(port::RAISE_INTERRUPT, 1))
+            .after(|_| {}, out(port::RAISE_NMI, 1))
+            .after(|vcpu| vcpu.untaken = None, VmExit::InterruptWindow);
+        let machine = finish(vcpu);
+        let expected = [
+            Event::fault(Vector::ALIGNMENT_CHECK, 0),
+            Event::nmi(),
+            Event::interrupt(Vector(0x80)),
+        ];
+        assert_eq!(machine.vcpu.injected(), expected);
+    }
+
+    #[test]
     fn a_fault_while_a_fault_is_delivered_becomes_a_double_fault() {
         let first = Event::fault(Vector::GENERAL_PROTECTION, 8);
         let vcpu = FakeVcpu::default().after(
@@ -734,6 +754,13 @@ mod endings {
         assert_eq!(machine.host.idled, 0);
         assert_eq!(machine.vcpu.injected(), [Event::interrupt(Vector(0x70))]);
         assert_eq!(machine.vcpu.entries(), [0, 1 + 1]);
+    }
+
+    #[test]
+    fn an_interrupt_that_the_backend_still_holds_ends_a_halt() {
+        let held = |vcpu: &mut FakeVcpu| vcpu.untaken = Some(Event::interrupt(Vector(0x31)));
+        let machine = finish(interruptible().after(held, VmExit::Halt));
+        assert_eq!(machine.host.idled, 0);
     }
 
     #[test]
