@@ -1,0 +1,50 @@
+//! Which ports and MSRs exit.
+//!
+//! Source: APM vol. 2, 15.10.1 "I/O Permissions Map"; 15.11 "MSR Intercepts".
+
+use bitvec::order::Lsb0;
+use bitvec::slice::BitSlice;
+
+/// Pages of the I/O permissions map: one bit a port, and room for an access that
+/// starts at port 0xffff.
+pub const PORT_PAGES: usize = 3;
+/// Pages of the MSR permissions map: two bits an MSR.
+pub const MSR_PAGES: usize = 2;
+
+/// MSRs in each range of the map.
+const MSRS: u32 = 0x2000;
+/// First MSR of each range, in the map's order.
+const RANGES: [u32; 3] = [0, 0xc000_0000, 0xc001_0000];
+
+/// Makes accesses to `port` exit or not.
+///
+/// An access exits where the bit of any of its bytes is set.
+pub fn intercept_port(map: &mut [u8], port: u16, exit: bool) {
+    set(map, u32::from(port), exit);
+}
+
+/// Makes RDMSR (`read`) and WRMSR (`write`) of `index` exit or not.
+///
+/// An MSR outside the three ranges of the map always exits, whatever is asked.
+pub fn intercept_msr(map: &mut [u8], index: u32, read: bool, write: bool) {
+    let Some(bit) = msr_bit(index) else { return };
+    set(map, bit, read);
+    set(map, bit + 1, write);
+}
+
+fn msr_bit(index: u32) -> Option<u32> {
+    (0..).zip(RANGES).find_map(|(range, first)| {
+        let offset = index.checked_sub(first).filter(|&offset| offset < MSRS)?;
+        Some(2 * (range * MSRS + offset))
+    })
+}
+
+fn set(bytes: &mut [u8], bit: u32, value: bool) {
+    let bits = BitSlice::<u8, Lsb0>::from_slice_mut(bytes);
+    if let Some(mut entry) = bits.get_mut(bit as usize) {
+        *entry = value;
+    }
+}
+
+#[cfg(test)]
+mod tests;

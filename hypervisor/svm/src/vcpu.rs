@@ -1,0 +1,289 @@
+//! [`SvmVcpu`]: the contract, implemented.
+//!
+//! This file holds the structure and the turn of the guest; `contract` has the trait's
+//! methods, `state` what they do to control registers and roots, `delivery` what they
+//! do to events and windows.
+#![expect(unsafe_code, reason = "the VMCB decides what memory the CPU uses")]
+
+mod contract;
+mod delivery;
+mod state;
+
+use crate::FieldSource;
+use crate::asid::{Asid, Stale};
+use crate::bitmaps::PORT_PAGES;
+use crate::capabilities::{RawCapabilities, SvmFeatures};
+use crate::controls::GuestControl;
+use crate::decode::{DecodeAssists, code, decode};
+use crate::fields::{Clean, TlbControl, Vmcb, VmcbRef, get, set};
+use crate::instructions as cpu;
+use crate::passive::{Passive, Slot};
+use crate::world;
+use anchorite_addr::{HpaPage, PAGE_BYTES};
+use anchorite_vcpu::{
+    Capabilities, Cr0, Event, Gpr, HostPages, Page, Registers, Rflags, Root, Segment,
+    SegmentAttributes, SegmentRegister, VmExit,
+};
+use core::cell::Cell;
+use core::ptr::NonNull;
+use delivery::{NmiState, VirtualUse};
+use volatile::VolatileRef;
+
+/// RIP after reset. Source: APM vol. 2, 14.1.3 "Processor Initialization State".
+const RIP_RESET: u64 = 0xfff0;
+/// DR6 and DR7 after reset.
+const DR6_RESET: u64 = 0xffff_0ff0;
+const DR7_RESET: u64 = 0x400;
+/// The PAT after reset. Source: APM vol. 2, 7.8.2 "PAT Indexing".
+const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+
+/// What [`SvmCpu::vcpu`](crate::SvmCpu::vcpu) brings together.
+pub(crate) struct Creation {
+    pub(crate) raw: RawCapabilities,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) slot: Slot,
+    pub(crate) host: HpaPage,
+    /// One page.
+    pub(crate) vmcb: HostPages,
+    /// Three for ports, two for MSRs.
+    pub(crate) maps: HostPages,
+    /// One page.
+    pub(crate) resting: HostPages,
+}
+
+/// One virtual CPU on SVM, bound to the physical CPU that made it.
+#[derive(Debug)]
+pub struct SvmVcpu {
+    regs: Registers,
+    vmcb: VmcbRef,
+    address: HpaPage,
+    host: HpaPage,
+    /// What may stay in the processor's cache where the CPU has clean bits.
+    clean: u32,
+    assists: DecodeAssists,
+    /// Something must be done before the next entry.
+    attention: Cell<bool>,
+    /// Something must be looked at after the next exit.
+    aftermath: bool,
+
+    flush: bool,
+    asid: Asid,
+    passive: Passive,
+
+    queued: Option<Event>,
+    /// The event of the last entry.
+    in_flight: Option<Event>,
+    /// Bytes by which RIP was moved for `in_flight`.
+    advanced: u8,
+    virtual_use: VirtualUse,
+    interrupt_window: bool,
+    nmi_window: bool,
+    nmi: NmiState,
+
+    root: Option<Root>,
+    /// What the guest reads under a shadow root.
+    view: GuestControl,
+    shadowed_cr3: u64,
+    exceptions: u32,
+
+    maps: NonNull<[Page]>,
+    capabilities: Capabilities,
+    raw: RawCapabilities,
+}
+
+impl SvmVcpu {
+    pub(crate) fn new(from: Creation) -> Self {
+        let features = from.raw.features;
+        for page in from.maps.memory.iter_mut() {
+            page.0.fill(0xff);
+        }
+        let ports = from.maps.physical.as_u64();
+        let maps = [ports, ports + PORT_PAGES as u64 * PAGE_BYTES];
+        let clean =
+            if features.contains(SvmFeatures::CLEAN_BITS) { Clean::all() } else { Clean::empty() };
+        let mut vcpu = Self {
+            regs: Registers::default(),
+            address: from.vmcb.physical,
+            vmcb: control_block(from.vmcb),
+            host: from.host,
+            clean: clean.bits(),
+            assists: DecodeAssists(features.contains(SvmFeatures::DECODE_ASSISTS)),
+            attention: Cell::new(true),
+            aftermath: false,
+            flush: false,
+            asid: Asid::default(),
+            passive: Passive::new(from.slot, from.resting),
+            queued: None,
+            in_flight: None,
+            advanced: 0,
+            virtual_use: VirtualUse::Idle,
+            interrupt_window: false,
+            nmi_window: false,
+            nmi: NmiState::Open,
+            root: None,
+            view: GuestControl::default(),
+            shadowed_cr3: 0,
+            exceptions: 0,
+            maps: NonNull::from(from.maps.memory),
+            capabilities: from.capabilities,
+            raw: from.raw,
+        };
+        vcpu.initialize(maps);
+        vcpu
+    }
+
+    /// The state after reset. Source: APM vol. 2, 14.1.3 "Processor Initialization State".
+    fn initialize(&mut self, [iopm_base, msrpm_base]: [u64; 2]) {
+        set!(self.vmcb, control.iopm_base, iopm_base);
+        set!(self.vmcb, control.msrpm_base, msrpm_base);
+        set!(self.vmcb, save.dr6, DR6_RESET);
+        set!(self.vmcb, save.dr7, DR7_RESET);
+        set!(self.vmcb, save.g_pat, PAT_RESET);
+        self.initialize_virtual_interrupt();
+        self.write_intercepts();
+        self.apply(GuestControl { cr0: Cr0::ET, ..GuestControl::default() });
+        for register in SegmentRegister::ALL {
+            self.write_segment(register, after_reset(register));
+        }
+        self.regs.rip = RIP_RESET;
+        self.regs.rflags = Rflags::FIXED.bits();
+    }
+
+    /// The guest's turn: everything between the machine's decision and its next one.
+    ///
+    /// With the global interrupt flag clear no other vCPU's turn can come in between;
+    /// the world switch sets it again.
+    #[inline]
+    fn turn(&mut self) -> VmExit {
+        cpu::clgi();
+        if self.passive.claim() | self.attention.get() {
+            if let Some(exit) = self.prepare() {
+                cpu::stgi();
+                return exit;
+            }
+        }
+        self.write_back();
+        // SAFETY: `SvmCpu::enable` and its caller brought ring 0, SVME and VM_HSAVE_PA;
+        // the flag is clear, and the contract has interrupts enabled. The VMCB is
+        // this vCPU's; `write_intercepts`, the maps and `set_root` confine the guest.
+        // `host` serves only this switch, one at a time on this CPU.
+        unsafe { world::enter(&mut self.regs, self.address, self.host) };
+        self.read_back();
+        decode(get!(self.vmcb, control.exit_code), self.assists, &self.vmcb)
+    }
+
+    #[inline]
+    fn write_back(&mut self) {
+        set!(self.vmcb, save.rax, self.regs[Gpr::Rax]);
+        set!(self.vmcb, save.rsp, self.regs[Gpr::Rsp]);
+        set!(self.vmcb, save.rip, self.regs.rip);
+        set!(self.vmcb, save.rflags, self.regs.rflags);
+    }
+
+    #[inline]
+    fn read_back(&mut self) {
+        self.regs[Gpr::Rax] = get!(self.vmcb, save.rax);
+        self.regs[Gpr::Rsp] = get!(self.vmcb, save.rsp);
+        self.regs.rip = get!(self.vmcb, save.rip);
+        self.regs.rflags = get!(self.vmcb, save.rflags);
+        set!(self.vmcb, control.clean, self.clean);
+    }
+
+    /// What the machine, the last exit or another vCPU's turn has left to do before
+    /// entry; or the exit that makes entry unnecessary.
+    #[cold]
+    fn prepare(&mut self) -> Option<VmExit> {
+        self.attention.set(false);
+        if self.root.is_none() {
+            self.demand_attention();
+            return Some(VmExit::EntryFailure { code: code::INVALID });
+        }
+        if self.nmi_window_is_open() {
+            return Some(VmExit::NmiWindow);
+        }
+        self.tag_translations();
+        self.arm_event();
+        self.arm_window();
+        self.aftermath = self.advanced != 0 || self.nmi != NmiState::Open;
+        None
+    }
+
+    /// Sees to it that the guest finds no translation which is not its own or was
+    /// flushed.
+    fn tag_translations(&mut self) {
+        let asids = self.passive.asids();
+        let mut pool = asids.get();
+        let mut control = TlbControl::Keep;
+        if !pool.is_current(self.asid) || (self.flush && !self.capabilities.tagged_flush) {
+            let (asid, stale) = pool.take();
+            asids.set(pool);
+            self.asid = asid;
+            set!(self.vmcb, control.asid, asid.number);
+            self.dirty(Clean::ASID);
+            if stale == Stale::Everything {
+                control = TlbControl::FlushAll;
+            }
+        } else if self.flush {
+            control = TlbControl::FlushAsid;
+        }
+        self.flush = false;
+        set!(self.vmcb, control.tlb_control, control as u32);
+        // The processor does not clear the field, so the next entry must.
+        if control != TlbControl::Keep {
+            self.demand_attention();
+        }
+    }
+
+    /// Has the next entry call [`prepare`](Self::prepare).
+    fn demand_attention(&self) {
+        self.attention.set(true);
+    }
+
+    /// Makes the processor read `part` from memory at the next entry.
+    fn dirty(&mut self, part: Clean) {
+        let clean = get!(self.vmcb, control.clean);
+        set!(self.vmcb, control.clean, clean & !part.bits());
+    }
+}
+
+impl FieldSource for VmcbRef {
+    #[inline]
+    fn exit_info_1(&self) -> u64 {
+        get!(self, control.exit_info_1)
+    }
+
+    #[inline]
+    fn exit_info_2(&self) -> u64 {
+        get!(self, control.exit_info_2)
+    }
+
+    fn dr6(&self) -> u64 {
+        get!(self, save.dr6)
+    }
+}
+
+/// A page as a VMCB: all zero, which no entry accepts before it is filled in.
+fn control_block(page: HostPages) -> VmcbRef {
+    let block = NonNull::from(page.memory).cast::<Vmcb>();
+    // SAFETY: a page has the size and alignment of a VMCB, whose fields are all
+    // integers; it is ours for good, and its only other user is the hardware, which is
+    // why it is volatile.
+    unsafe { VolatileRef::new(block) }
+}
+
+/// A segment register after reset.
+///
+/// Source: APM vol. 2, 14.1.3 "Processor Initialization State", table 14-1.
+fn after_reset(register: SegmentRegister) -> Segment {
+    let system = |kind| Segment {
+        limit: 0xffff,
+        attributes: SegmentAttributes::PRESENT | SegmentAttributes::from_bits_retain(kind),
+        ..Segment::default()
+    };
+    match register {
+        SegmentRegister::Cs => Segment { base: 0xffff_0000, ..Segment::real_mode(0xf000, true) },
+        SegmentRegister::Ldtr => system(2),
+        SegmentRegister::Tr => system(11),
+        _ => Segment::real_mode(0, false),
+    }
+}
