@@ -251,6 +251,48 @@ fn instructions_end_the_same_with_and_without_faults_on_the_way() {
     assert!(!ends.contains_key("Endless"), "{ends:?}");
 }
 
+/// A REP prefix means nothing to MOV, but keeps it from the path for plain moves.
+#[test]
+fn plain_moves_do_the_same_as_through_the_complete_decoder() {
+    let mut random = Random(0x0b01_dface);
+    let mut completed = 0;
+    for _ in 0..40_000 {
+        let mode = random_mode(&mut random);
+        let mut bytes = [0; 15];
+        bytes.fill_with(|| random.next() as u8);
+        let prefixes = random.below(4) as usize;
+        for byte in &mut bytes[1..=prefixes] {
+            *byte = random.pick(&[0x66, 0x67, 0x2e, 0x36, 0x64, 0x65, 0x48, 0x41, 0x4c, 0x40]);
+        }
+        bytes[0] = 0xf3;
+        bytes[1 + prefixes] = random.pick(&[0x88, 0x89, 0x8a, 0x8b, 0xc6, 0xc7]);
+        if bytes[1 + prefixes] >= 0xc6 && random.below(8) > 0 {
+            bytes[2 + prefixes] &= 0xc7;
+        }
+
+        let mut complete_registers = random_registers(&mut random, mode);
+        complete_registers.rip = 0x400;
+        let mut plain_registers = complete_registers.clone();
+        plain_registers.rip = 0x401;
+        let mut complete_memory = random_memory(&mut random);
+        let mut plain_memory = complete_memory.clone();
+        let complete = emulate(&bytes, &mut complete_registers, mode, &mut complete_memory);
+        let plain = emulate(&bytes[1..], &mut plain_registers, mode, &mut plain_memory);
+
+        if let Ok(Outcome::Completed) = complete {
+            assert_eq!(plain, complete, "{bytes:02x?} {mode:?}");
+            assert_eq!(plain_registers, complete_registers, "{bytes:02x?} {mode:?}");
+            completed += 1;
+        } else if let Ok(outcome) = complete {
+            assert_eq!(plain, Ok(outcome), "{bytes:02x?} {mode:?}");
+        } else {
+            assert!(plain.is_err(), "{bytes:02x?} {mode:?}: {plain:?} but {complete:?}");
+        }
+        assert!(plain_memory.bytes == complete_memory.bytes, "{bytes:02x?} {mode:?}");
+    }
+    assert!(completed > 10_000, "only {completed} moves");
+}
+
 #[test]
 fn no_bytes_panic_in_any_mode() {
     let mut random = Random(0x0ff1_ce50_fc0d_e000);

@@ -11,6 +11,7 @@
 mod arithmetic;
 mod data;
 mod exchange;
+mod plain;
 mod stack;
 mod string;
 mod vector;
@@ -89,6 +90,22 @@ pub fn emulate<E: Environment>(
     mode: Mode,
     environment: &mut E,
 ) -> Result<Outcome, EmulationError> {
+    match plain::execute(bytes, registers, mode, environment) {
+        Some(Ok(outcome)) => Ok(outcome),
+        Some(Err(Fault::Exception(exception))) => Ok(Outcome::Exception(exception)),
+        Some(Err(Fault::Retry)) => Ok(Outcome::Retry),
+        Some(Err(Fault::Unsupported)) | None => emulate_any(bytes, registers, mode, environment),
+    }
+}
+
+/// Any instruction, through the complete decoder.
+#[inline(never)]
+fn emulate_any<E: Environment>(
+    bytes: &[u8],
+    registers: &mut Registers,
+    mode: Mode,
+    environment: &mut E,
+) -> Result<Outcome, EmulationError> {
     let instruction = decode(bytes, registers.rip, mode).map_err(EmulationError::Decode)?;
     let working = registers.clone();
     let mut step = Step { instruction: &instruction, mode, registers: working, environment };
@@ -104,11 +121,16 @@ pub fn emulate<E: Environment>(
         (Some(fault), _) => outcome(fault, bytes, &instruction),
         (None, None) => Ok(Outcome::Unfinished),
         (None, Some(rip)) => {
-            registers.rip = rip & mode.code.instruction_pointer_mask();
-            registers.rflags &= !Rflags::RF.bits();
+            complete(registers, rip, mode);
             Ok(Outcome::Completed)
         }
     }
+}
+
+/// The instruction is done: control goes to `rip`.
+fn complete(registers: &mut Registers, rip: u64, mode: Mode) {
+    registers.rip = rip & mode.code.instruction_pointer_mask();
+    registers.rflags &= !Rflags::RF.bits();
 }
 
 /// Where control goes when the memory accesses of an instruction have succeeded.

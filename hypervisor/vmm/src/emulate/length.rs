@@ -9,7 +9,6 @@
 //! instruction since it exited. Whoever acts on an [`Operation`] compares it with
 //! the exit.
 
-mod modrm;
 mod opcode;
 
 use super::address::MemoryOperand;

@@ -11,11 +11,13 @@
 //! | [`environment`] | what the machine must provide, and faults |
 
 pub mod address;
+mod cursor;
 pub mod environment;
 pub mod execute;
 pub mod flags;
 pub mod length;
 pub mod mode;
+mod modrm;
 pub mod operands;
 
 pub use address::{Access, MemoryOperand};

@@ -1,29 +1,10 @@
 //! Prefixes and opcodes of the instructions that have an intercept.
 
-use super::modrm::{ModRm, RegisterOrMemory};
 use super::{Intercepted, Operation, PortOperand, Source, StringPort};
+use crate::emulate::cursor::Cursor;
 use crate::emulate::mode::CodeSize;
+use crate::emulate::modrm::{ModRm, RegisterOrMemory};
 use anchorite_vcpu::{Gpr, SegmentRegister};
-
-/// REX.W, asks for 64-bit operands.
-const REX_W: u8 = 1 << 3;
-
-/// The bytes of one instruction and what its prefixes said.
-pub(super) struct Cursor<'a> {
-    bytes: &'a [u8],
-    position: usize,
-    pub(super) rip: u64,
-    pub(super) code: CodeSize,
-    pub(super) segment: Option<SegmentRegister>,
-    pub(super) address_override: bool,
-    operand_override: bool,
-    /// 0xf2 or 0xf3.
-    repeat: Option<u8>,
-    /// The low four bits of a REX prefix: W, R, X, B.
-    pub(super) rex: u8,
-    /// More bytes were asked for than there are.
-    truncated: bool,
-}
 
 /// Why the lean decoder does not know an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,114 +17,11 @@ pub(super) enum Unknown {
 
 /// The instruction at the start of `bytes`, if it is one of those with an intercept.
 pub(super) fn decode(bytes: &[u8], rip: u64, code: CodeSize) -> Result<Intercepted, Unknown> {
-    let mut cursor = Cursor {
-        bytes,
-        position: 0,
-        rip,
-        code,
-        segment: None,
-        address_override: false,
-        operand_override: false,
-        repeat: None,
-        rex: 0,
-        truncated: false,
-    };
+    let mut cursor = Cursor::new(bytes, rip, code);
     match one_byte(&mut cursor) {
         Some(operation) => Ok(Intercepted { length: cursor.position as u8, operation }),
         None if cursor.truncated => Err(Unknown::Truncated),
         None => Err(Unknown::Other),
-    }
-}
-
-impl Cursor<'_> {
-    pub(super) fn byte(&mut self) -> Option<u8> {
-        let byte = self.bytes.get(self.position).copied();
-        self.position += 1;
-        self.truncated |= byte.is_none();
-        byte
-    }
-
-    /// The next `count` bytes (1, 2 or 4) as a sign-extended number.
-    pub(super) fn displacement(&mut self, count: usize) -> Option<u64> {
-        let Some(bytes) = self.bytes.get(self.position..self.position + count) else {
-            self.truncated = true;
-            return None;
-        };
-        self.position += count;
-        let mut padded = [0; 8];
-        padded[..count].copy_from_slice(bytes);
-        let sign = 1 << (8 * count - 1);
-        Some((u64::from_le_bytes(padded) ^ sign).wrapping_sub(sign))
-    }
-
-    /// Address of the byte behind the current one.
-    pub(super) fn next_rip(&self) -> u64 {
-        self.rip.wrapping_add(self.position as u64)
-    }
-
-    /// Bytes of an address: 2, 4 or 8.
-    pub(super) const fn address_bytes(&self) -> u8 {
-        match (self.code, self.address_override) {
-            (CodeSize::Bits64, false) => 8,
-            (CodeSize::Bits64 | CodeSize::Bits16, true) | (CodeSize::Bits32, false) => 4,
-            (CodeSize::Bits32, true) | (CodeSize::Bits16, false) => 2,
-        }
-    }
-
-    /// The first byte of the opcode; `None` with LOCK, which none of the
-    /// instructions here takes.
-    fn skip_prefixes(&mut self) -> Option<u8> {
-        loop {
-            let byte = self.byte()?;
-            match byte {
-                0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 => self.override_segment(byte),
-                0x66 => self.operand_override = true,
-                0x67 => self.address_override = true,
-                0xf2 | 0xf3 => self.repeat = Some(byte),
-                0xf0 => return None,
-                0x40..=0x4f if matches!(self.code, CodeSize::Bits64) => {
-                    self.rex = byte & 15;
-                    continue;
-                }
-                _ => return Some(byte),
-            }
-            // A REX prefix counts only right before the opcode.
-            self.rex = 0;
-        }
-    }
-
-    /// In 64-bit mode only FS and GS are looked at.
-    fn override_segment(&mut self, prefix: u8) {
-        let register = match prefix {
-            0x26 => SegmentRegister::Es,
-            0x2e => SegmentRegister::Cs,
-            0x36 => SegmentRegister::Ss,
-            0x3e => SegmentRegister::Ds,
-            0x64 => SegmentRegister::Fs,
-            _ => SegmentRegister::Gs,
-        };
-        if prefix >= 0x64 || !matches!(self.code, CodeSize::Bits64) {
-            self.segment = Some(register);
-        }
-    }
-
-    /// 2 or 4 bytes, as the mode and an operand-size prefix say; REX.W overrides it.
-    const fn word_bytes(&self) -> u8 {
-        match (self.code, self.operand_override) {
-            (CodeSize::Bits64, true) if self.rex & REX_W != 0 => 4,
-            (CodeSize::Bits16, false) | (CodeSize::Bits32 | CodeSize::Bits64, true) => 2,
-            _ => 4,
-        }
-    }
-
-    /// Bytes that a port instruction moves; its opcode's bit 0 is clear for one byte.
-    const fn port_bytes(&self, opcode: u8) -> u8 {
-        if opcode & 1 == 0 { 1 } else { self.word_bytes() }
-    }
-
-    /// Whether a prefix is there that selects another instruction in some opcode rows.
-    const fn has_mandatory_prefix(&self) -> bool {
-        self.operand_override || self.repeat.is_some()
     }
 }
 
@@ -154,8 +32,8 @@ fn one_byte(cursor: &mut Cursor<'_>) -> Option<Operation> {
         0xf4 => Operation::Halt,
         0xe4 | 0xe5 => Operation::In(immediate_port(cursor, opcode)?),
         0xe6 | 0xe7 => Operation::Out(immediate_port(cursor, opcode)?),
-        0xec | 0xed => Operation::In(PortOperand { port: None, size: cursor.port_bytes(opcode) }),
-        0xee | 0xef => Operation::Out(PortOperand { port: None, size: cursor.port_bytes(opcode) }),
+        0xec | 0xed => Operation::In(PortOperand { port: None, size: port_bytes(cursor, opcode) }),
+        0xee | 0xef => Operation::Out(PortOperand { port: None, size: port_bytes(cursor, opcode) }),
         0x6c | 0x6d => Operation::Ins(string_port(cursor, opcode, Some(SegmentRegister::Es))),
         0x6e | 0x6f => Operation::Outs(string_port(cursor, opcode, cursor.segment)),
         0x90 if cursor.repeat == Some(0xf3) => Operation::Pause,
@@ -163,13 +41,18 @@ fn one_byte(cursor: &mut Cursor<'_>) -> Option<Operation> {
     })
 }
 
+/// Bytes that a port instruction moves; its opcode's bit 0 is clear for one byte.
+const fn port_bytes(cursor: &Cursor<'_>, opcode: u8) -> u8 {
+    if opcode & 1 == 0 { 1 } else { cursor.word_bytes() }
+}
+
 fn immediate_port(cursor: &mut Cursor<'_>, opcode: u8) -> Option<PortOperand> {
-    Some(PortOperand { size: cursor.port_bytes(opcode), port: Some(cursor.byte()?) })
+    Some(PortOperand { size: port_bytes(cursor, opcode), port: Some(cursor.byte()?) })
 }
 
 fn string_port(cursor: &Cursor<'_>, opcode: u8, segment: Option<SegmentRegister>) -> StringPort {
     StringPort {
-        size: cursor.port_bytes(opcode),
+        size: port_bytes(cursor, opcode),
         address_bytes: cursor.address_bytes(),
         repeat: cursor.repeat.is_some(),
         segment: segment.unwrap_or(SegmentRegister::Ds),

@@ -1,9 +1,9 @@
 //! ModRM and SIB. Source: SDM vol. 2, 2.1.5 "Addressing-Mode Encoding of ModR/M and
 //! SIB Bytes", tables 2-1 to 2-3; 2.2.1.6 "RIP-Relative Addressing".
 
-use super::opcode::Cursor;
-use crate::emulate::address::MemoryOperand;
-use crate::emulate::mode::CodeSize;
+use super::address::MemoryOperand;
+use super::cursor::Cursor;
+use super::mode::CodeSize;
 use anchorite_vcpu::{Gpr, SegmentRegister};
 
 /// REX.R, extends the register field.
@@ -127,7 +127,6 @@ fn memory(
 }
 
 /// A displacement alone: absolute, in 64-bit mode relative to the next instruction.
-/// None of the instructions here has an immediate behind it.
 fn memory_absolute(cursor: &mut Cursor<'_>) -> Option<MemoryOperand> {
     let mut operand = memory(cursor, None, None, 0, 4)?;
     if matches!(cursor.code, CodeSize::Bits64) {
