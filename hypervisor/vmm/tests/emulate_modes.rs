@@ -236,6 +236,17 @@ fn misaligned_vectors_and_pairs_raise_general_protection() {
     }
 }
 
+#[test]
+fn a_vector_that_does_not_fit_is_not_stored_in_part() {
+    let mut memory = memory();
+    memory.xmm[1] = u128::MAX;
+    let mut registers = registers(&[(Gpr::Rbx, 0xfff8)]);
+    // movups [rbx], xmm1: its upper half lies outside memory.
+    let outcome = emulate(&[0x0f, 0x11, 0x0b], &mut registers, Mode::LONG, &mut memory);
+    assert!(matches!(outcome, Ok(Outcome::Exception(_))));
+    assert!(memory.bytes.iter().all(|&byte| byte == 0));
+}
+
 /// Counts what is done, for instructions that must touch memory an exact number of
 /// times.
 struct Counting {

@@ -119,3 +119,34 @@ fn no_access_panics_whatever_port_size_and_value() {
         }
     }
 }
+
+#[test]
+fn no_sequence_of_accesses_panics_or_breaks_the_interrupt_queue() {
+    const PORTS: [u16; 12] =
+        [0x40, 0x42, 0x43, 0x60, 0x61, 0x64, 0x70, 0x71, 0x3d4, 0x3d5, 0x5aa, 0x3da];
+    let mut devices = Devices::default();
+    let (mut state, mut tsc) = (0x1234_5678_9abc_def1_u64, 0_u64);
+    for _ in 0..200_000 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let [choice, value, size, time, port, ..] = (state >> 8).to_le_bytes();
+        tsc = tsc.saturating_add(u64::from(time) << (value & 31));
+        let now = Now::new(tsc, NOW.hertz);
+        let port = match port {
+            0..=127 => port::COM1 + u16::from(port & 7),
+            _ => PORTS[usize::from(port) % PORTS.len()],
+        };
+        let size = [1, 1, 2, 4][usize::from(size & 3)];
+        match choice {
+            0..=99 => drop(devices.read(port, size, now)),
+            100..=219 => drop(devices.write(port, size, (state >> 20) as u32, now)),
+            220..=239 => drop(devices.input(value, now)),
+            240..=247 => devices.advance(now),
+            _ => drop(devices.interrupts.acknowledge()),
+        }
+        let waiting = devices.interrupts.len();
+        assert_eq!(devices.interrupts.is_pending(), waiting > 0);
+        assert_eq!(devices.interrupts.pending().is_some(), waiting > 0);
+        assert!(devices.deadline().is_none_or(|deadline| deadline > 0));
+    }
+    assert!(devices.unknown.others == 0, "the ports used all have a device behind them");
+}
