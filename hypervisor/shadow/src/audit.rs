@@ -105,7 +105,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         }
         let mut epoch = 0;
         for page in self.pool.iter(List::Limbo) {
-            let retired = self.pool.meta(page).retired;
+            let retired = self.pool.meta(page).epoch;
             check(retired >= epoch, 9, "limbo out of order", page, retired)?;
             check(retired <= self.clock.now(), 9, "retired in the future", page, retired)?;
             epoch = retired;
@@ -437,7 +437,7 @@ fn permits(meta: &Meta, granted: Rights, dirty: bool, spte: u64) -> bool {
     let user = spte & USER_BIT != 0;
     let writable = spte & WRITABLE != 0;
     let exec_ok = spte & NX != 0 || granted & EXEC != 0;
-    let converted = !meta.role.wp() && writable && !user;
+    let converted = !meta.role.wp() && !user;
     let write_ok = !writable || dirty && (granted & WRITE != 0 || converted);
     let user_ok = user == (granted & USER != 0) || converted;
     exec_ok && write_ok && user_ok

@@ -18,7 +18,7 @@ pub struct Config {
     pub quota: u32,
     /// Most vCPUs that will be added.
     pub max_vcpus: u16,
-    /// The first generation, at least 1. Tests start shortly before the tag wraps.
+    /// The first generation, normally 1. Tests start shortly before the tag wraps.
     pub start_generation: u64,
     /// The guest's physical address width in bits (CPUID 80000008H:EAX\[7:0\]), 32 to 52.
     pub physical_bits: u8,
@@ -60,7 +60,7 @@ pub enum ConfigError {
     },
     /// `max_vcpus` is 0 or beyond 1024.
     Vcpus(u16),
-    /// `start_generation` is 0 or so large that it could overflow.
+    /// `start_generation` is so large that it could overflow.
     Generation(u64),
     /// `physical_bits` is not in 32..=52.
     PhysicalBits(u8),
@@ -86,7 +86,7 @@ impl fmt::Display for ConfigError {
                 write!(f, "quota {quota}: give {least} to {MAX_PAGES} pages")
             }
             Self::Vcpus(n) => write!(f, "max_vcpus {n}: give 1 to 1024"),
-            Self::Generation(n) => write!(f, "start_generation {n}: give 1 to 2^62"),
+            Self::Generation(n) => write!(f, "start_generation {n}: give at most 2^62"),
             Self::PhysicalBits(n) => write!(f, "physical_bits {n}: give 32 to 52"),
             Self::Batch(n) => write!(f, "batch {n}: give 1 to 256"),
             Self::Arena { base, pages } => write!(
@@ -117,7 +117,7 @@ impl Config {
             let quota = self.quota;
             return Err(ConfigError::Quota { quota, least });
         }
-        if self.start_generation == 0 || self.start_generation > 1 << 62 {
+        if self.start_generation > 1 << 62 {
             return Err(ConfigError::Generation(self.start_generation));
         }
         if !(32..=52).contains(&self.physical_bits) {

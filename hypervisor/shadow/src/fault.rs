@@ -123,7 +123,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let gpa = walk.gpa(gva);
         let control = &self.vcpus[id.index()].control;
         let key = if control.pke { walk.key } else { 0 };
-        let Some(granted) = grant(control, walk, access.is_write()) else {
+        let Some(granted) = grant(control, walk, access) else {
             return FaultOutcome::Emulate { gpa };
         };
         let Some(root) = self.vcpu(id).root_for(gva) else {
@@ -339,6 +339,13 @@ fn unpaged(gva: Gva) -> Translation {
     Translation { gpa: walk.gpa(gva), size: anchorite_addr::PageSize::Size4K }
 }
 
+/// Whether the page's key denies writes. The guest's CR0.WP = 0 lets the supervisor write
+/// all the same, hardware's WP = 1 does not.
+fn key_denies_writes(control: &Control, walk: &Walk, access: Access) -> bool {
+    let denied = access.pkru >> (2 * (walk.key >> 59)) & 2 != 0;
+    control.pke && walk.rights & USER != 0 && denied
+}
+
 /// The rights a shadow entry may carry for this access; `None` where none expresses it.
 ///
 /// A leaf whose D bit is clear is not writable, so that the first write faults and sets
@@ -347,9 +354,12 @@ fn unpaged(gva: Gva) -> Translation {
 /// SMEP would have forbidden that). Hiding U also hides the page from SMAP and from
 /// protection keys; where those are on, the write is emulated.
 #[inline]
-fn grant(control: &Control, walk: &Walk, write: bool) -> Option<Rights> {
+fn grant(control: &Control, walk: &Walk, access: Access) -> Option<Rights> {
     let rights = walk.rights;
-    if write && rights & WRITE == 0 {
+    if access.is_write() && !control.wp && key_denies_writes(control, walk, access) {
+        return None;
+    }
+    if access.is_write() && rights & WRITE == 0 {
         if rights & USER == 0 {
             return Some(rights | WRITE);
         }

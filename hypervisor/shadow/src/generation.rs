@@ -16,12 +16,22 @@ impl Head {
         if (self.0 >> 32) as u32 == tag { self.0 as u32 } else { 0 }
     }
 
+    /// The value under the previous generation's tag, where this one has not touched the
+    /// head yet.
+    #[inline]
+    pub(crate) fn before(self, tag: u32, mask: u64) -> u32 {
+        self.get(tag.wrapping_sub(1) & mask as u32)
+    }
+
     /// Stores a value under `tag`.
     #[inline]
     pub(crate) fn set(&mut self, tag: u32, value: u32) {
         self.0 = u64::from(tag) << 32 | u64::from(value);
     }
 }
+
+/// The generation of pages that belong to none.
+pub(crate) const NO_GENERATION: u64 = u64::MAX;
 
 /// The current generation, its tag, and up to where flushes have been acknowledged.
 #[derive(Debug)]

@@ -99,14 +99,14 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         match self.fresh() {
             Some(page) => Ok(page),
             None if self.is_alone(vcpu) => Err(Shortage::OutOfMemory),
-            None => Err(Shortage::Wait(self.pool.meta(victim).retired)),
+            None => Err(Shortage::Wait(self.pool.meta(victim).epoch)),
         }
     }
 
     /// The epoch to wait for, where frames would be had but for a flush.
     fn waiting_epoch(&self) -> Option<u64> {
         if let Some(page) = self.pool.front(List::Limbo) {
-            return Some(self.pool.meta(page).retired);
+            return Some(self.pool.meta(page).epoch);
         }
         self.pool.front(List::Stale)?;
         Some(self.clock.now())
@@ -139,6 +139,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     pub(crate) fn page_for(&mut self, gfn: u64, role: Role) -> Result<PageNo, Shortage> {
         let now = self.generation.now();
         if let Some(page) = self.directory.find(&self.pool.metas, gfn, role, now) {
+            self.await_epoch(page)?;
             if self.pool.meta(page).unsync {
                 // New addresses lead here now, for which nothing stale may be seen.
                 self.sync_entries(page);
@@ -152,16 +153,26 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         self.pool.push_back(List::Active, page);
         self.pool.active += 1;
         if !role.is_direct() {
-            if self.account(page) {
-                self.open_epoch();
-            }
-            if !self.clock.acknowledged(self.removal_epoch) {
-                // A vCPU in the guest may still write the table through a translation
-                // that was taken away. Nothing hangs on the page yet: walk again later.
-                return Err(Shortage::Wait(self.removal_epoch));
-            }
+            self.pool.meta_mut(page).epoch = self.account(page);
+            self.await_epoch(page)?;
         }
         Ok(page)
+    }
+
+    /// Refuses to use a page while a vCPU in the guest may still write the guest's table
+    /// through a translation that was taken away. Nothing hangs on the page yet: the
+    /// fault walks again later.
+    #[inline]
+    fn await_epoch(&mut self, page: PageNo) -> Result<(), Shortage> {
+        let epoch = self.pool.meta(page).epoch;
+        if epoch == 0 {
+            return Ok(());
+        }
+        if !self.clock.acknowledged(epoch) {
+            return Err(Shortage::Wait(epoch));
+        }
+        self.pool.meta_mut(page).epoch = 0;
+        Ok(())
     }
 
     /// A stale page of the same key, in place: it keeps its directory entry.
@@ -217,6 +228,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         granted: Rights,
     ) -> Result<PageNo, Shortage> {
         let base = self.pool.meta(root).role.to_base();
+        let key = if base.pke() { walk.key } else { 0 };
         let mut page = root;
         let mut level = self.pool.meta(root).role.level();
         while level > target {
@@ -229,7 +241,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
                 (walk.tables[below as usize], role)
             } else {
                 let cover = (1u64 << (9 * u32::from(below))) - 1;
-                (walk.gfn & !cover, base.at(below, granted).direct())
+                (walk.gfn & !cover, base.at(below, granted).direct().keyed(key))
             };
             let node = Node::new(page, gva.table_index(level));
             page = self.child(node, gfn, role)?;

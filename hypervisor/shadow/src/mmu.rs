@@ -41,6 +41,8 @@ pub struct Mmu<M: Machine, P: ZapPolicy = Tagged, const TAG_BITS: u32 = 32> {
     /// The epoch that covers what `tlb_dirty` spoke of last. Until it is acknowledged,
     /// no table may be read in the belief that nobody writes it.
     pub(crate) removal_epoch: u64,
+    /// The epoch that the latest zap-all opened.
+    pub(crate) zap_epoch: u64,
     /// Whether a page exists whose table lies outside every slot, and is not tracked.
     pub(crate) untracked: bool,
     pub(crate) stats: Stats,
@@ -73,6 +75,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             mmio_cached: false,
             tlb_dirty: false,
             removal_epoch: 0,
+            zap_epoch: 0,
             untracked: false,
             stats: Stats::default(),
             policy: PhantomData,

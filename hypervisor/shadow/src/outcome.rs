@@ -25,7 +25,8 @@ pub enum FaultOutcome {
     },
     /// The guest permits the access, no shadow entry can express it: emulate the
     /// instruction (`translate` says where it lands). Happens where CR0.WP = 0 lets the
-    /// supervisor write a read-only user page while SMAP or protection keys are on.
+    /// supervisor write a user page that is read-only (while SMAP or protection keys are
+    /// on) or whose key denies writes.
     Emulate {
         /// The byte accessed.
         gpa: Gpa,

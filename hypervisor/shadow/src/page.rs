@@ -110,8 +110,9 @@ pub(crate) struct Meta {
     /// The guest table shadowed, or the first frame a direct page maps.
     pub(crate) gfn: u64,
     pub(crate) generation: u64,
-    /// In limbo: the epoch to be acknowledged before the frame is used again.
-    pub(crate) retired: u64,
+    /// In limbo: the epoch to be acknowledged before the frame is used again. In service:
+    /// the epoch to be acknowledged before the guest's table may be read, 0 for none.
+    pub(crate) epoch: u64,
     /// Bit n: one of the entries 8n to 8n+7 may be set. A cache line a bit, so that a
     /// sparse table is cleared and scanned in a few lines rather than 512 entries.
     pub(crate) lines: u64,

@@ -263,7 +263,7 @@ impl Pool {
     pub(crate) fn drain_limbo(&mut self, acknowledged: impl Fn(u64) -> bool) -> u32 {
         let mut freed = 0;
         while let Some(page) = self.front(List::Limbo) {
-            if !acknowledged(self.meta(page).retired) {
+            if !acknowledged(self.meta(page).epoch) {
                 break;
             }
             self.unlist(page);
@@ -278,7 +278,7 @@ impl Pool {
     pub(crate) fn retire(&mut self, page: PageNo, epoch: u64) {
         let meta = self.meta_mut(page);
         meta.state = State::Limbo;
-        meta.retired = epoch;
+        meta.epoch = epoch;
         self.push_back(List::Limbo, page);
         self.limbo += 1;
     }

@@ -23,6 +23,7 @@ const SMEP_ANDNOT_WP: u32 = 1 << 14;
 const SMAP_ANDNOT_WP: u32 = 1 << 15;
 const PKE: u32 = 1 << 16;
 const PSE: u32 = 1 << 17;
+const KEY_SHIFT: u32 = 18;
 
 /// The role of a shadow page: equal roles and equal gfns mean equal contents.
 ///
@@ -68,6 +69,13 @@ impl Role {
     #[inline]
     pub(crate) fn direct(self) -> Self {
         Self(self.0 | DIRECT)
+    }
+
+    /// As a page that splits a large guest page with protection key `key` (in its place
+    /// in an entry): all its entries carry it.
+    #[inline]
+    pub(crate) fn keyed(self, key: u64) -> Self {
+        Self(self.0 | ((key >> 59) as u32 & 0xf) << KEY_SHIFT)
     }
 
     /// For the part `quadrant` of a guest table that one shadow table cannot hold.
@@ -124,6 +132,6 @@ impl Role {
     /// The registers' part alone.
     #[inline]
     pub(crate) fn to_base(self) -> Self {
-        Self(self.0 & !((1 << MODE_SHIFT) - 1))
+        Self(self.0 & ((1 << KEY_SHIFT) - (1 << MODE_SHIFT)))
     }
 }

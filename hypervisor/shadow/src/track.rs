@@ -42,22 +42,42 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     }
 
     /// A new page shadows the table in `gfn`: nobody may map the frame large any more, or
-    /// writable. Returns whether a TLB may hold what is now forbidden.
+    /// writable. Returns the epoch after which no TLB holds what is now forbidden, 0 where
+    /// none does already.
     #[inline]
-    pub(crate) fn account(&mut self, page: PageNo) -> bool {
+    pub(crate) fn account(&mut self, page: PageNo) -> u64 {
         let gfn = self.pool.meta(page).gfn;
         let generation = self.generation.now();
         if self.slots.find(gfn).is_none() {
             self.untracked = true;
-            return false;
+            return 0;
         }
+        let guarded = self.was_guarded(gfn);
         let mut changed = false;
         for level in [2, 3] {
             if self.count(gfn, level, generation, 1) == 1 {
                 changed |= self.drop_mappings(gfn, level);
             }
         }
-        self.track(page) | changed
+        if self.track(page) | changed {
+            return self.open_epoch();
+        }
+        if guarded { 0 } else { self.removal_epoch }
+    }
+
+    /// Whether `gfn` was tracked when the last zap-all began and nothing lost the right to
+    /// write since: then no TLB has a writable translation of it, whoever has not flushed
+    /// for the zap. So vCPUs rebuild what they had without waiting for each other.
+    fn was_guarded(&self, gfn: u64) -> bool {
+        if !P::TAGGED || self.removal_epoch != self.zap_epoch {
+            return false;
+        }
+        let Some(slot) = self.slots.at(gfn) else {
+            return false;
+        };
+        let heads = slot.heads.get(slot.head_index(gfn, 1));
+        let tag = self.generation.tag();
+        heads.is_some_and(|heads| heads.count.before(tag, Self::TAG_MASK) > 0)
     }
 
     /// The inverse of [`Self::account`].

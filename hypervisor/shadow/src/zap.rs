@@ -6,6 +6,7 @@
 //! have heads without tags, and take stale pages apart entry by entry sooner or later.
 
 use crate::flush::{FlushPromise, VcpuId};
+use crate::generation::NO_GENERATION;
 use crate::memory::Machine;
 use crate::mmu::Mmu;
 use crate::page::{Node, PageNo};
@@ -48,8 +49,8 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         self.unlink(page);
         let gfn = self.pool.meta(page).gfn;
         self.directory.remove(gfn, page);
-        // Generation 0 is nobody's: no lookup finds the page again (I5).
-        self.pool.meta_mut(page).generation = 0;
+        // No lookup finds the page again (I5).
+        self.pool.meta_mut(page).generation = NO_GENERATION;
         self.tlb_dirty = true;
         let epoch = self.open_epoch();
         self.pool.retire(page, epoch);
@@ -76,6 +77,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         }
         self.tlb_dirty = true;
         let epoch = self.open_epoch();
+        self.zap_epoch = epoch;
         self.generation.bump(epoch, Self::TAG_MASK);
         if P::TAGGED && self.generation.tag() == 0 {
             self.rebase();
@@ -135,15 +137,13 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         for gfn in base..base + pages {
             if begins_range(base, gfn, 2) {
                 self.drop_mappings(gfn, 2);
-                if self.has_tables(gfn, 2) {
-                    self.zap_tables_below(gfn, base + pages);
-                }
             }
             if begins_range(base, gfn, 3) {
                 self.drop_mappings(gfn, 3);
             }
             self.drop_mappings(gfn, 1);
         }
+        self.zap_tables_between(base, base + pages);
         Ok(self.promise())
     }
 
@@ -156,10 +156,16 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         heads.is_some_and(|heads| heads.count.get(self.generation.tag()) > 0)
     }
 
-    /// Zaps the shadows of tables from `first` to the end of its 2 MiB range or `end`.
-    fn zap_tables_below(&mut self, first: u64, end: u64) {
-        for gfn in first..end.min((first | 0x1ff) + 1) {
-            self.zap_tables_in(gfn);
+    /// Zaps the shadows of tables from `base` to `end`, in one slot; looks only into
+    /// 2 MiB ranges that hold any.
+    fn zap_tables_between(&mut self, base: u64, end: u64) {
+        let mut first = base;
+        while first < end {
+            let next = end.min((first | 0x1ff) + 1);
+            if self.has_tables(first, 2) {
+                (first..next).for_each(|gfn| self.zap_tables_in(gfn));
+            }
+            first = next;
         }
     }
 
@@ -227,6 +233,9 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         slot.read_only = read_only;
         if lost {
             self.write_protect_range(base, pages);
+        } else {
+            // Tables in a ROM keep their A and D bits clear, and are shadowed all the same.
+            self.zap_tables_between(base, base + pages);
         }
         Ok(self.promise())
     }
