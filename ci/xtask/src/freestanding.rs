@@ -15,6 +15,9 @@ use crate::workspace::{OUT, Workspace};
 const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
 const STRIP_LIMIT: Duration = Duration::from_secs(60);
 
+/// The root manifest's profile for what runs freestanding.
+const PROFILE: &str = "image";
+
 /// One static ELF, linked by lld at the address its own linker script gives: no relocations to
 /// apply, pages of 4 KiB, nothing that differs from build to build.
 const RUSTFLAGS: [&str; 6] = [
@@ -91,7 +94,7 @@ pub(crate) fn cargo(workspace: &Workspace, part: Part, subcommand: &str) -> Resu
     let compiler = Compiler::find(workspace)?;
     let mut cargo = compiler.cargo(subcommand);
     cargo
-        .args(["--release", "--target", TARGET, "--target-dir"])
+        .args(["--profile", PROFILE, "--target", TARGET, "--target-dir"])
         .arg(workspace.target_dir(part.folder()))
         .args(["-Zbuild-std=core,alloc", "-Zbuild-std-features=compiler-builtins-mem"])
         .env("CARGO_TARGET_X86_64_UNKNOWN_NONE_LINKER", "ld.lld-19")
@@ -104,7 +107,7 @@ pub(crate) fn cargo(workspace: &Workspace, part: Part, subcommand: &str) -> Resu
 
 fn artifact(workspace: &Workspace, part: Part, name: &str) -> PathBuf {
     let folder = workspace.target_dir(part.folder());
-    folder.join(TARGET).join("release").join(name)
+    folder.join(TARGET).join(PROFILE).join(name)
 }
 
 /// Strips into a file of its own and puts that in place in one step, so that a run that starts
