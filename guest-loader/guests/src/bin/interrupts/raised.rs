@@ -8,7 +8,7 @@ use anchorite_guests::abi::bench::Command;
 use anchorite_guests::abi::port::RAISE_INTERRUPT;
 use anchorite_guests::instructions::{cli, inb, nothing, outb, rflags, sti};
 use anchorite_guests::timing::command;
-use anchorite_guests::trap;
+use anchorite_guests::{println, trap};
 
 use crate::{VECTOR, events, last_rip, start_counting};
 
@@ -84,8 +84,8 @@ fn shadows(report: &mut Report) {
         "popfq",
         "2: nop"
     );
-    arrives!(report, "after STI and MOV SS", "mov eax, ss", "sti", "mov ss, eax", "nop", "2: nop");
     shadow_over_cli(report);
+    two_shadows(report);
 }
 
 /// The shadow of STI covers CLI: interrupts are off again before one can come.
@@ -101,6 +101,23 @@ fn shadow_over_cli(report: &mut Report) {
     inb(RAISE_INTERRUPT);
     cli();
     report.equal("interrupts behind them", events(), 1);
+}
+
+/// Of two instructions that each cast a shadow only the first is sure to do so (SDM
+/// vol. 2, "MOV—Move"), so behind STI and MOV SS there are two places to arrive at.
+fn two_shadows(report: &mut Report) {
+    start_counting(VECTOR);
+    cli();
+    raise(VECTOR);
+    let (first, second): (u64, u64);
+    // SAFETY: the vector has a handler; SS keeps its value.
+    unsafe {
+        asm!("lea {first}, [rip + 2f]", "lea {second}, [rip + 3f]", "mov eax, ss", "sti",
+            "mov ss, eax", "2: nop", "3: nop", "cli",
+            first = out(reg) first, second = out(reg) second, out("rax") _);
+    }
+    report.equal("after STI and MOV SS: interrupts", events(), 1);
+    report.check("after STI and MOV SS: where", [first, second].contains(&last_rip()));
 }
 
 fn halt(report: &mut Report) {
@@ -142,9 +159,14 @@ fn order(report: &mut Report) {
     }
     cli();
     [LOW, HIGH, VECTOR].into_iter().for_each(raise);
-    sti();
+    // SAFETY: all three have handlers.
+    unsafe { asm!("sti", "nop", "nop", "nop") };
+    // A processor takes all three before the first NOP's successor. A hypervisor may
+    // need an exit for each: that is told, not judged.
+    let at_once = ORDER.load(Ordering::SeqCst);
+    println!("interrupts: of three pending came without an exit: {at_once:#x}");
+    while inb(RAISE_INTERRUPT) != 0 {}
     nothing();
-    inb(RAISE_INTERRUPT);
     cli();
     report.equal("the order of three", ORDER.load(Ordering::SeqCst), 0xe2_40_31);
 }
