@@ -13,13 +13,13 @@ use crate::mmio;
 use crate::mmu::Mmu;
 use crate::outcome::FaultOutcome;
 use crate::page::{ENTRIES, Node, PageNo, State};
-use crate::paging::entry::{ACCESSED, DIRTY, FRAME, KEY, PRESENT, rights};
+use crate::paging::entry::{ACCESSED, DIRTY, FRAME, KEY, LARGE, PRESENT, rights};
 use crate::paging::{Control, FiveLevel, FourLevel, GuestFormat, Pae, TwoLevel};
 use crate::policy::ZapPolicy;
 use crate::registers::PagingMode;
 use crate::role::{EXEC, Rights, USER, WRITE};
 use crate::slots::Slot;
-use crate::walk::{Walk, set_accessed_dirty, walk};
+use crate::walk::{Start, Walk, go, set_accessed_dirty, walk};
 
 /// Walks tried while another vCPU keeps changing the entries (H9).
 const WALKS: u32 = 4;
@@ -73,7 +73,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             PagingMode::FiveLevel => self.fault_paged::<FiveLevel>(id, gva, access),
             PagingMode::Pae => self.fault_paged::<Pae>(id, gva, access),
             PagingMode::TwoLevel => self.fault_paged::<TwoLevel>(id, gva, access),
-            PagingMode::None => self.map::<Pae>(id, &Walk::direct(gva), gva, access),
+            PagingMode::None => self.fault_unpaged(id, gva, access),
         }
     }
 
@@ -84,31 +84,74 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         gva: Gva,
         access: Access,
     ) -> FaultOutcome {
-        match self.walk_and_mark::<F>(id, gva, access) {
-            Ok(Some(walk)) => self.map::<F>(id, &walk, gva, access),
-            // The entries keep changing: the guest tries again, others get their turn.
-            Ok(None) => FaultOutcome::Spurious,
-            Err(fault) => FaultOutcome::Guest(fault),
+        let Some(page) = self.deepest(id, gva) else {
+            return self.fault_without_root::<F>(id, gva, access);
+        };
+        let meta = self.pool.meta(page);
+        let start = Start { level: meta.role.level(), table: meta.gfn, rights: meta.role.access() };
+        for _ in 0..WALKS {
+            let mut walk = Walk::new(start);
+            let control = &self.vcpus[id.index()].control;
+            let (slots, memory) = (&self.slots, &self.machine);
+            if let Err(fault) = go::<F, M>(&mut walk, control, slots, memory, gva, access) {
+                return FaultOutcome::Guest(fault);
+            }
+            let (slots, memory) = (&mut self.slots, &mut self.machine);
+            if set_accessed_dirty::<F, M>(&mut walk, slots, memory, access.is_write()) {
+                return self.map::<F>(id, page, &walk, gva, access);
+            }
         }
+        // The entries keep changing: the guest tries again, others get their turn.
+        FaultOutcome::Spurious
     }
 
-    /// Walks and sets A and D; `None` where the entries would not hold still.
-    #[inline]
-    fn walk_and_mark<F: GuestFormat>(
+    /// A PDPTE register is not present: the walk ends there.
+    #[cold]
+    fn fault_without_root<F: GuestFormat>(
         &mut self,
         id: VcpuId,
         gva: Gva,
         access: Access,
-    ) -> Result<Option<Walk>, PageFault> {
-        for _ in 0..WALKS {
-            let control = &self.vcpus[id.index()].control;
-            let mut walk = walk::<F, M>(control, &self.slots, &self.machine, gva, access)?;
-            let (slots, machine) = (&mut self.slots, &mut self.machine);
-            if set_accessed_dirty::<F, M>(&mut walk, slots, machine, access.is_write()) {
-                return Ok(Some(walk));
-            }
+    ) -> FaultOutcome {
+        let control = &self.vcpus[id.index()].control;
+        match walk::<F, M>(control, &self.slots, &self.machine, gva, access) {
+            Ok(_) => FaultOutcome::Spurious,
+            Err(fault) => FaultOutcome::Guest(fault),
         }
-        Ok(None)
+    }
+
+    fn fault_unpaged(&mut self, id: VcpuId, gva: Gva, access: Access) -> FaultOutcome {
+        match self.vcpu(id).root_for(gva) {
+            Some(root) => self.map::<Pae>(id, root, &Walk::direct(gva), gva, access),
+            None => FaultOutcome::Spurious,
+        }
+    }
+
+    /// The shadow of the deepest guest table that `gva` leads to by entries in place.
+    ///
+    /// The guest's walk goes on from there. Such an entry is what a paging-structure cache
+    /// holds, and stricter: it was made from a walk with A set, and it is dropped as soon
+    /// as the guest's entry changes. What the page shadows and with which rights, the page
+    /// itself says, not the way here (I1, I6).
+    #[inline]
+    fn deepest(&self, id: VcpuId, gva: Gva) -> Option<PageNo> {
+        let mut page = self.vcpu(id).root_for(gva)?;
+        let mut level = self.pool.meta(page).role.level();
+        let now = self.generation.now();
+        while level > 1 {
+            let spte = self.spte(Node::new(page, gva.table_index(level)));
+            if spte & (PRESENT | LARGE) != PRESENT {
+                break;
+            }
+            let child = self.pool.page_at(spte & FRAME);
+            let meta = self.pool.meta(child);
+            if meta.role.is_direct() || meta.generation != now {
+                break;
+            }
+            page = child;
+            level -= 1;
+        }
+        Some(page)
     }
 
     /// Installs what a permitted walk found.
@@ -116,6 +159,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     fn map<F: GuestFormat>(
         &mut self,
         id: VcpuId,
+        from: PageNo,
         walk: &Walk,
         gva: Gva,
         access: Access,
@@ -126,17 +170,14 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let Some(granted) = grant(control, walk, access) else {
             return FaultOutcome::Emulate { gpa };
         };
-        let Some(root) = self.vcpu(id).root_for(gva) else {
-            return FaultOutcome::Spurious;
-        };
         let Some(slot) = self.slots.at(walk.gfn) else {
-            self.cache_mmio::<F>(root, walk, gva, granted);
+            self.cache_mmio::<F>(from, walk, gva, granted);
             return FaultOutcome::Mmio { gpa };
         };
         if slot.read_only && access.is_write() {
             return FaultOutcome::ReadOnly { gpa };
         }
-        let (page, level) = match self.table_for::<F>(root, walk, gva, granted) {
+        let (page, level) = match self.table_for::<F>(from, walk, gva, granted) {
             Ok(found) => found,
             Err(shortage) => return shortage.into(),
         };
@@ -160,14 +201,14 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     #[inline]
     fn table_for<F: GuestFormat>(
         &mut self,
-        root: PageNo,
+        from: PageNo,
         walk: &Walk,
         gva: Gva,
         granted: Rights,
     ) -> Result<(PageNo, u8), Shortage> {
         let mut level = self.mapping_level(walk);
         loop {
-            let page = self.descend::<F>(root, walk, gva, level, granted)?;
+            let page = self.descend::<F>(from, walk, gva, level, granted)?;
             let still = if level == 1 { 1 } else { self.mapping_level(walk) };
             if still == level {
                 return Ok((page, level));
@@ -239,8 +280,8 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
 
     /// Remembers that `walk` leads nowhere. Failing to costs only the next walk.
     #[cold]
-    fn cache_mmio<F: GuestFormat>(&mut self, root: PageNo, walk: &Walk, gva: Gva, granted: Rights) {
-        if let Ok(page) = self.descend::<F>(root, walk, gva, 1, granted) {
+    fn cache_mmio<F: GuestFormat>(&mut self, from: PageNo, walk: &Walk, gva: Gva, granted: Rights) {
+        if let Ok(page) = self.descend::<F>(from, walk, gva, 1, granted) {
             let spte = mmio::entry(walk.gfn, granted, self.mmio_generation);
             self.set_marker(Node::new(page, gva.table_index(1)), spte);
             self.mmio_cached = true;
@@ -251,9 +292,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// first that does not qualify. The architecture lets a processor cache them.
     #[inline]
     fn prefetch<F: GuestFormat>(&mut self, node: Node, walk: &Walk) {
-        let Some(place) = walk.leaf_place() else {
-            return;
-        };
+        let place = walk.leaf_place();
         let most = u32::from(self.config.prefetch).min(ENTRIES - 1 - node.entry() as u32);
         for ahead in 1..=u64::from(most) {
             let at = Hpa::new(place.as_u64() + (ahead << F::ENTRY_SHIFT));
@@ -309,6 +348,24 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             PagingMode::None => return Ok(unpaged(gva)),
         };
         Ok(walk.translation(gva, control.mode == PagingMode::TwoLevel))
+    }
+
+    /// Walks from the top and sets A and D; `None` where the entries would not hold still.
+    fn walk_and_mark<F: GuestFormat>(
+        &mut self,
+        id: VcpuId,
+        gva: Gva,
+        access: Access,
+    ) -> Result<Option<Walk>, PageFault> {
+        for _ in 0..WALKS {
+            let control = &self.vcpus[id.index()].control;
+            let mut walk = walk::<F, M>(control, &self.slots, &self.machine, gva, access)?;
+            let (slots, memory) = (&mut self.slots, &mut self.machine);
+            if set_accessed_dirty::<F, M>(&mut walk, slots, memory, access.is_write()) {
+                return Ok(Some(walk));
+            }
+        }
+        Ok(None)
     }
 
     /// A walk for an access that the emulator carries out.

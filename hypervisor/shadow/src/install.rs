@@ -216,21 +216,21 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
 
     // ---- descent -------------------------------------------------------------
 
-    /// Follows or builds the path from `root` to the table at `target` that a walk
-    /// describes, and returns that table.
+    /// Follows or builds the path from `from`, where the walk began, to the table at
+    /// `target` that it describes, and returns that table.
     #[inline]
     pub(crate) fn descend<F: GuestFormat>(
         &mut self,
-        root: PageNo,
+        from: PageNo,
         walk: &Walk,
         gva: Gva,
         target: u8,
         granted: Rights,
     ) -> Result<PageNo, Shortage> {
-        let base = self.pool.meta(root).role.to_base();
+        let base = self.pool.meta(from).role.to_base();
         let key = if base.pke() { walk.key } else { 0 };
-        let mut page = root;
-        let mut level = self.pool.meta(root).role.level();
+        let mut page = from;
+        let mut level = self.pool.meta(from).role.level();
         while level > target {
             let below = level - 1;
             let (gfn, role) = if below >= walk.level {

@@ -168,22 +168,43 @@ pub(crate) struct Slots {
     /// Live slots by base.
     order: Vec<u16>,
     /// The slot found last: most lookups hit it again.
-    last: Cell<u16>,
+    hot: Cell<Hot>,
+}
+
+/// What a lookup needs of the slot found last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hot {
+    base: u64,
+    /// 0 where no slot is remembered.
+    pages: u64,
+    host: u64,
+    number: usize,
 }
 
 impl Slots {
     /// The number of the live slot that holds `gfn`.
     #[inline]
     pub(crate) fn find(&self, gfn: u64) -> Option<usize> {
-        let last = usize::from(self.last.get());
-        if let Some(Some(slot)) = self.by_number.get(last) {
-            if slot.contains(gfn) && slot.died.is_none() {
-                return Some(last);
-            }
+        let hot = self.hot.get();
+        if gfn.wrapping_sub(hot.base) < hot.pages {
+            return Some(hot.number);
         }
         self.find_slowly(gfn)
     }
 
+    /// The host frame of a guest frame.
+    #[inline]
+    pub(crate) fn host_frame(&self, gfn: u64) -> Option<u64> {
+        let hot = self.hot.get();
+        let offset = gfn.wrapping_sub(hot.base);
+        if offset < hot.pages {
+            return Some(hot.host.wrapping_add(offset));
+        }
+        self.find_slowly(gfn)?;
+        Some(self.at(gfn)?.host_of(gfn))
+    }
+
+    #[cold]
     fn find_slowly(&self, gfn: u64) -> Option<usize> {
         let after = self
             .order
@@ -193,7 +214,12 @@ impl Slots {
         if !slot.contains(gfn) {
             return None;
         }
-        self.last.set(number);
+        self.hot.set(Hot {
+            base: slot.base,
+            pages: slot.pages,
+            host: slot.host,
+            number: usize::from(number),
+        });
         Some(usize::from(number))
     }
 
@@ -233,7 +259,7 @@ impl Slots {
     /// The heads that a link refers to, dead slots' included.
     #[inline]
     pub(crate) fn head_mut(&mut self, reference: u32) -> Option<&mut Heads> {
-        let last = usize::from(self.last.get());
+        let last = self.hot.get().number;
         let is_in = |slot: &Option<Slot>| {
             slot.as_ref().is_some_and(|slot| {
                 (reference.wrapping_sub(slot.first_head) as usize) < slot.heads.len()
@@ -349,7 +375,7 @@ impl Slots {
         let slots = &self.by_number;
         self.order
             .sort_unstable_by_key(|number| slots[usize::from(*number)].as_ref().map(|s| s.base));
-        self.last.set(self.order.first().copied().unwrap_or(0));
+        self.hot.set(Hot::default());
     }
 
     /// Removes a slot at once, heads and all: nothing refers to them any more.

@@ -11,11 +11,22 @@ use crate::paging::{Control, GuestFormat};
 use crate::role::{ALL_RIGHTS, EXEC, Rights, USER, WRITE};
 use crate::slots::Slots;
 
-/// Deepest level of tables there is.
-const LEVELS: usize = 6;
+/// Levels of tables there are, and one more: level 0 is none. A power of two, so that an
+/// index below it needs no check.
+const LEVELS: usize = 8;
 
-/// A completed, permitted walk.
+/// Where a walk begins: at the top, or where the shadow leads already.
 #[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    pub(crate) level: u8,
+    /// The frame of the guest's table at that level.
+    pub(crate) table: u64,
+    /// The rights that the entries above leave.
+    pub(crate) rights: Rights,
+}
+
+/// A walk: what was read on the way, and for a permitted one where it led.
+#[derive(Clone, Debug)]
 pub(crate) struct Walk {
     /// The frame of the table at each level.
     pub(crate) tables: [u64; LEVELS],
@@ -23,7 +34,7 @@ pub(crate) struct Walk {
     pub(crate) above: [Rights; LEVELS],
     /// The entries read, by level, and where.
     entries: [u64; LEVELS],
-    places: [Option<Hpa>; LEVELS],
+    places: [u64; LEVELS],
     /// Level of the entry that maps the page.
     pub(crate) level: u8,
     top: u8,
@@ -40,29 +51,33 @@ pub(crate) struct Walk {
 impl Walk {
     /// The walk of a guest whose paging is off.
     pub(crate) fn direct(gva: Gva) -> Self {
-        Self { gfn: (gva.as_u64() & 0xffff_ffff) >> 12, dirty: true, level: 2, ..Self::start(2) }
+        let start = Start { level: 2, table: 0, rights: ALL_RIGHTS };
+        Self { gfn: (gva.as_u64() & 0xffff_ffff) >> 12, dirty: true, level: 2, ..Self::new(start) }
     }
 
+    /// A walk about to begin.
     #[inline]
-    fn start(top: u8) -> Self {
-        Self {
+    pub(crate) fn new(start: Start) -> Self {
+        let mut walk = Self {
             tables: [0; LEVELS],
             above: [ALL_RIGHTS; LEVELS],
             entries: [0; LEVELS],
-            places: [None; LEVELS],
+            places: [0; LEVELS],
             level: 0,
-            top,
-            rights: ALL_RIGHTS,
+            top: start.level,
+            rights: start.rights,
             gfn: 0,
             dirty: false,
             key: 0,
-        }
+        };
+        walk.tables[start.level as usize % LEVELS] = start.table;
+        walk
     }
 
     /// Where the 4 KiB entry was read.
     #[inline]
-    pub(crate) fn leaf_place(&self) -> Option<Hpa> {
-        self.places[1]
+    pub(crate) fn leaf_place(&self) -> Hpa {
+        Hpa::new(self.places[1])
     }
 
     /// Where `gva` lands.
@@ -83,10 +98,67 @@ impl Walk {
     }
 }
 
-/// Walks the guest's tables for `access`. Reads guest memory, changes nothing.
+/// Where a walk from the top begins; `None` where a PDPTE register is not present.
+#[inline]
+pub(crate) fn top<F: GuestFormat>(control: &Control, gva: Gva) -> Option<Start> {
+    let mut table = control.root;
+    if F::PDPTES {
+        let pdpte = control.pdptes[gva.as_u64() as usize >> 30 & 3];
+        if pdpte & PRESENT == 0 {
+            return None;
+        }
+        table = (pdpte & F::ADDRESS) >> 12;
+    }
+    Some(Start { level: F::LEVELS, table, rights: ALL_RIGHTS })
+}
+
+/// Continues `walk` through the guest's tables for `access`. Reads guest memory, changes
+/// none.
 ///
 /// A table outside every slot reads as zero, that is, as not present.
 #[inline]
+pub(crate) fn go<F: GuestFormat, M: GuestMemory>(
+    walk: &mut Walk,
+    control: &Control,
+    slots: &Slots,
+    memory: &M,
+    gva: Gva,
+    access: Access,
+) -> Result<(), PageFault> {
+    let mut level = walk.top as usize % LEVELS;
+    let mut table = walk.tables[level];
+    loop {
+        let Some(host) = slots.host_frame(table) else {
+            return Err(absent(control, gva, access));
+        };
+        let place = host << 12 | F::index(gva, level as u8) << F::ENTRY_SHIFT;
+        let entry = F::read(memory, Hpa::new(place));
+        walk.tables[level] = table;
+        walk.above[level] = walk.rights;
+        walk.places[level] = place;
+        walk.entries[level] = entry;
+        if entry & PRESENT == 0 {
+            return Err(absent(control, gva, access));
+        }
+        let large = entry & LARGE != 0 && control.large[level];
+        if entry & control.reserved[level][usize::from(large)] != 0 {
+            return Err(reserved(control, gva, access));
+        }
+        walk.rights &= rights(entry);
+        if level <= 1 || large {
+            finish::<F>(walk, level as u8, gva);
+            break;
+        }
+        table = (entry & F::ADDRESS) >> 12;
+        level -= 1;
+    }
+    match forbidden(control, access, walk.rights, walk.key) {
+        None => Ok(()),
+        Some(code) => Err(PageFault { code, cr2: gva }),
+    }
+}
+
+/// A whole walk from the top.
 pub(crate) fn walk<F: GuestFormat, M: GuestMemory>(
     control: &Control,
     slots: &Slots,
@@ -94,58 +166,15 @@ pub(crate) fn walk<F: GuestFormat, M: GuestMemory>(
     gva: Gva,
     access: Access,
 ) -> Result<Walk, PageFault> {
-    let mut walk = Walk::start(F::LEVELS);
-    let mut table = top_table::<F>(control, gva).ok_or_else(|| absent(control, gva, access))?;
-    let mut level = F::LEVELS;
-    loop {
-        let slot = level as usize;
-        let place = place_of::<F>(slots, table, gva, level);
-        let entry = place.map_or(0, |place| F::read(memory, place));
-        walk.tables[slot] = table;
-        walk.above[slot] = walk.rights;
-        walk.places[slot] = place;
-        walk.entries[slot] = entry;
-        if entry & PRESENT == 0 {
-            return Err(absent(control, gva, access));
-        }
-        let large = entry & LARGE != 0 && control.large[slot];
-        if entry & control.reserved[slot][usize::from(large)] != 0 {
-            return Err(reserved(control, gva, access));
-        }
-        walk.rights &= rights(entry);
-        table = (entry & F::ADDRESS) >> 12;
-        if level == 1 || large {
-            finish::<F>(&mut walk, level, gva);
-            break;
-        }
-        level -= 1;
-    }
-    match forbidden(control, access, walk.rights, walk.key) {
-        None => Ok(walk),
-        Some(code) => Err(PageFault { code, cr2: gva }),
-    }
-}
-
-/// The topmost table in memory, `None` where a PDPTE register is not present.
-#[inline]
-fn top_table<F: GuestFormat>(control: &Control, gva: Gva) -> Option<u64> {
-    if !F::PDPTES {
-        return Some(control.root);
-    }
-    let pdpte = control.pdptes[gva.as_u64() as usize >> 30 & 3];
-    (pdpte & PRESENT != 0).then_some((pdpte & F::ADDRESS) >> 12)
-}
-
-#[inline]
-fn place_of<F: GuestFormat>(slots: &Slots, table: u64, gva: Gva, level: u8) -> Option<Hpa> {
-    let host = slots.at(table)?.host_of(table);
-    let offset = F::index(gva, level) << F::ENTRY_SHIFT;
-    Some(Hpa::new(host << 12 | offset))
+    let start = top::<F>(control, gva).ok_or_else(|| absent(control, gva, access))?;
+    let mut walk = Walk::new(start);
+    go::<F, M>(&mut walk, control, slots, memory, gva, access)?;
+    Ok(walk)
 }
 
 #[inline]
 fn finish<F: GuestFormat>(walk: &mut Walk, level: u8, gva: Gva) {
-    let entry = walk.entries[level as usize];
+    let entry = walk.entries[level as usize % LEVELS];
     walk.level = level;
     walk.dirty = entry & DIRTY != 0;
     walk.key = entry & KEY;
@@ -229,8 +258,7 @@ pub(crate) fn set_accessed_dirty<F: GuestFormat, M: GuestMemory>(
     write: bool,
 ) -> bool {
     for level in (walk.level..=walk.top).rev() {
-        let slot = level as usize;
-        let entry = walk.entries[slot];
+        let entry = walk.entries[level as usize % LEVELS];
         let dirty = if write && level == walk.level { DIRTY } else { 0 };
         let wanted = entry | ACCESSED | dirty;
         if wanted != entry && !update::<F, M>(walk, slots, memory, level, wanted) {
@@ -241,6 +269,7 @@ pub(crate) fn set_accessed_dirty<F: GuestFormat, M: GuestMemory>(
     true
 }
 
+#[inline]
 fn update<F: GuestFormat, M: GuestMemory>(
     walk: &Walk,
     slots: &mut Slots,
@@ -248,14 +277,14 @@ fn update<F: GuestFormat, M: GuestMemory>(
     level: u8,
     wanted: u64,
 ) -> bool {
-    let index = level as usize;
+    let index = level as usize % LEVELS;
     let table = walk.tables[index];
-    let (Some(place), Some(slot)) = (walk.places[index], slots.at_mut(table)) else {
+    let Some(slot) = slots.at_mut(table) else {
         return true;
     };
     if slot.read_only {
         return true;
     }
     slot.mark_dirty(table);
-    F::compare_exchange(memory, place, walk.entries[index], wanted)
+    F::compare_exchange(memory, Hpa::new(walk.places[index]), walk.entries[index], wanted)
 }
