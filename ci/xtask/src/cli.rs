@@ -31,7 +31,7 @@ pub(crate) enum Verb {
     /// Count instructions and compare with ci/baselines
     Bench(BenchArgs),
     /// Check formatting, lints, imports, budgets, unsafe opt-ins, licences, documentation
-    Lint,
+    Lint(LintArgs),
 }
 
 const RUN_HELP: &str = "\
@@ -120,6 +120,13 @@ pub(crate) struct TestArgs {
     /// Emulators at the same time [default: up to 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) jobs: Option<u8>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LintArgs {
+    /// Only the checks whose name contains FILTER
+    #[arg(value_name = "FILTER", default_value = "")]
+    pub(crate) filter: String,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -61,7 +61,7 @@ fn dispatch(verb: Verb) -> Result<u8> {
         Verb::Run(args) => return run::run(&workspace, &args, &from),
         Verb::Test(args) => test::test(&workspace, &args)?,
         Verb::Bench(args) => bench::bench(&workspace, &args, &from)?,
-        Verb::Lint => lint::lint(&workspace)?,
+        Verb::Lint(args) => lint::lint(&workspace, &args.filter)?,
     }
     Ok(0)
 }

@@ -93,7 +93,7 @@ pub(crate) fn machine(
     let options = Options {
         timeout_s,
         json: args.json.is_some(),
-        tsc_mhz: tsc_mhz(on, args.icount),
+        tsc_mhz: emulator::tsc_megahertz(on, args.icount),
         ..options(&args.guest)
     };
     Ok(Machine {
@@ -155,16 +155,6 @@ fn modules(args: &GuestArgs, guest: &Guest, from: &Path) -> Result<Vec<Module>> 
 
 fn module(path: &Path, arguments: &str) -> Module {
     Module { path: path.to_string_lossy().into_owned(), arguments: arguments.to_owned() }
-}
-
-/// The rate of the time-stamp counter where the emulator fixes it: with counted instructions a
-/// tick is an instruction and lasts a nanosecond.
-fn tsc_mhz(on: On, icount: bool) -> Option<u16> {
-    match on {
-        On::Bochs => Some(emulator::BOCHS_TSC_MHZ),
-        On::Qemu if icount => Some(1000),
-        On::Qemu | On::Kvm => None,
-    }
 }
 
 /// When the emulator is killed: well after the image should have stopped the guest by its own

@@ -10,7 +10,7 @@ use crate::iso;
 
 /// Instructions a second of the emulated clock: the time-stamp counter's rate, whatever the
 /// host's speed.
-pub(crate) const TSC_MHZ: u16 = 50;
+pub(super) const TSC_MHZ: u16 = 50;
 
 /// Writes ISO and configuration. The console is a file that Bochs writes COM1 to.
 pub(super) fn prepare(machine: &Machine) -> Result<Session> {

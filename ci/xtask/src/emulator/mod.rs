@@ -4,6 +4,7 @@ mod bochs;
 mod console;
 mod pty;
 mod qemu;
+mod tsc;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -15,8 +16,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-pub(crate) use bochs::TSC_MHZ as BOCHS_TSC_MHZ;
 use console::Console;
+pub(crate) use tsc::megahertz as tsc_megahertz;
 
 use crate::cmdline::Module;
 use crate::error::{Error, Result};
