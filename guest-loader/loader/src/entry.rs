@@ -20,11 +20,11 @@ pub enum Entry {
 /// 0xffff and base = selector × 16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RealMode {
-    /// CS, and with it DS and ES.
+    /// CS.
     pub cs: u16,
     /// IP.
     pub ip: u16,
-    /// SS.
+    /// SS, and with it DS, ES, FS and GS.
     pub ss: u16,
     /// SP.
     pub sp: u16,
