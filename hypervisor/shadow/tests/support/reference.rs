@@ -287,6 +287,16 @@ impl Walker {
         walker
     }
 
+    /// Goes on for another address that shares the entries fed so far, as a
+    /// paging-structure cache lets a processor do.
+    pub fn resume(&mut self, gva: u64) {
+        self.gva = match self.mode {
+            Mode::Level4 | Mode::Level5 => gva,
+            _ => gva & 0xffff_ffff,
+        };
+        self.visited = [None; 5];
+    }
+
     fn start_long(&mut self, level: u32, sign: u32) {
         let upper = (self.gva as i64) >> sign;
         if upper != 0 && upper != -1 {
@@ -542,8 +552,8 @@ fn protection_key_denies(cpu: &Cpu, leaf: &Leaf, access: Access) -> bool {
     ad || (wd && access.op == Op::Write && write_checked)
 }
 
-/// Walks with entries read by `read`; `None` from it (no memory there) reads as all ones,
-/// as a bus without a device does.
+/// Walks with entries read by `read`. `None` from it (no memory there) reads as zero: the
+/// architecture leaves it open, and this is the engine's documented choice.
 pub fn translate(
     cpu: &Cpu,
     gva: u64,
@@ -554,8 +564,7 @@ pub fn translate(
     loop {
         match walker.state() {
             Ok(at) => {
-                let ones = if at.bytes == 4 { 0xffff_ffff } else { u64::MAX };
-                walker.feed(read(at).unwrap_or(ones));
+                walker.feed(read(at).unwrap_or(0));
             }
             Err(end) => return walker.conclude(end, access),
         }

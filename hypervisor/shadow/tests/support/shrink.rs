@@ -1,34 +1,63 @@
 //! Delta debugging: the shortest operation list that still fails.
 
-/// Removes chunks of `ops`, halving the chunk, as long as `fails` still holds, then tries
-/// each replacement that `simpler` offers. At most `budget` runs.
+/// Blanks out chunks of `items` with `blank`, halving the chunk, as long as `fails` still
+/// holds; then takes the blanks out. At most `budget` runs for each of the two.
 ///
 /// After Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input" (2002).
-pub fn shrink<T: Clone>(
-    mut ops: Vec<T>,
+/// Blanking comes first because it keeps the numbers of the steps.
+pub fn shrink<T: Clone + PartialEq>(
+    mut items: Vec<T>,
+    blank: &T,
+    budget: usize,
+    mut fails: impl FnMut(&[T]) -> bool,
+) -> Vec<T> {
+    let mut left = budget;
+    let mut chunk = items.len().div_ceil(2).max(1);
+    loop {
+        let mut changed = false;
+        for start in (0..items.len()).step_by(chunk) {
+            let end = (start + chunk).min(items.len());
+            if left == 0 || items[start..end].iter().all(|item| item == blank) {
+                continue;
+            }
+            let mut candidate = items.clone();
+            candidate[start..end].fill(blank.clone());
+            left -= 1;
+            if fails(&candidate) {
+                items = candidate;
+                changed = true;
+            }
+        }
+        if left == 0 || (chunk == 1 && !changed) {
+            break;
+        }
+        chunk = (chunk / 2).max(1);
+    }
+    remove_blanks(items, blank, budget, fails)
+}
+
+fn remove_blanks<T: Clone + PartialEq>(
+    mut items: Vec<T>,
+    blank: &T,
     mut budget: usize,
     mut fails: impl FnMut(&[T]) -> bool,
 ) -> Vec<T> {
-    let mut chunk = ops.len().div_ceil(2).max(1);
-    loop {
-        let before = ops.len();
-        let mut at = 0;
-        while at < ops.len() && budget > 0 {
-            let end = (at + chunk).min(ops.len());
-            let mut candidate = ops[..at].to_vec();
-            candidate.extend_from_slice(&ops[end..]);
+    let without: Vec<T> = items.iter().filter(|item| *item != blank).cloned().collect();
+    if fails(&without) {
+        return without;
+    }
+    let mut at = 0;
+    while at < items.len() && budget > 0 {
+        if items[at] == *blank {
+            let mut candidate = items.clone();
+            candidate.remove(at);
             budget -= 1;
             if fails(&candidate) {
-                ops = candidate;
-            } else {
-                at = end;
+                items = candidate;
+                continue;
             }
         }
-        if budget == 0 || (chunk == 1 && ops.len() == before) {
-            return ops;
-        }
-        if ops.len() == before {
-            chunk = (chunk / 2).max(1);
-        }
+        at += 1;
     }
+    items
 }

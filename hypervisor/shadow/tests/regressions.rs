@@ -1,0 +1,110 @@
+//! Scripts that once failed, as the shrinker printed them.
+
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
+mod support;
+
+use anchorite_shadow::{AnyMmu, PolicyKind};
+use support::machine::Machine;
+use support::ops::{LogAction, Op, Place};
+use support::reference::{Access, Mode, Op as AccessOp};
+use support::run::Script;
+use support::world::Setup;
+
+fn setup(mode: Mode, vcpus: usize, policy: PolicyKind) -> Setup {
+    Setup {
+        mode,
+        vcpus,
+        policy,
+        spare: 24,
+        prefetch: 0,
+        gib_pages: true,
+        start_generation: 1,
+        disciplined: false,
+        audit_every: 1,
+        physical_bits: 40,
+    }
+}
+
+fn access(op: AccessOp, cpl3: bool) -> Access {
+    Access { op, cpl3, implicit: false, ac: false }
+}
+
+#[track_caller]
+fn holds(setup: Setup, initial: &[(u64, u64)], ops: &[Op]) {
+    let script = Script { setup, initial: initial.to_vec(), ops: ops.to_vec() };
+    if let Err(failure) = script.run::<AnyMmu<Machine>>() {
+        panic!("{failure:?}");
+    }
+}
+
+#[test]
+fn tables_in_memory_that_becomes_writable_need_no_accessed_bit() {
+    holds(
+        setup(Mode::Bits32, 1, PolicyKind::Tagged),
+        &[(0xc00, 0xc007), (0xc008, 0x67)],
+        &[
+            Op::Slot { slot: 0, place: Place::Home { bank: 0, read_only: true } },
+            Op::Access {
+                vcpu: 0,
+                gva: 0xc000_2400,
+                access: access(AccessOp::Read, true),
+                value: 0,
+            },
+            Op::Slot { slot: 0, place: Place::Home { bank: 0, read_only: false } },
+        ],
+    );
+}
+
+#[test]
+fn a_supervisors_write_to_a_read_only_page_survives_the_start_of_a_log() {
+    holds(
+        setup(Mode::Level4, 3, PolicyKind::Tagged),
+        &[(0x3000, 0x6127), (0x6000, 0xd067), (0xdff8, 0x12047)],
+        &[
+            Op::Cr3 { vcpu: 2, root: 0x3000 },
+            Op::Poke { gpa: 0x12008, value: 0x24025 },
+            Op::Access {
+                vcpu: 2,
+                gva: 0x3fe0_1ff8,
+                access: access(AccessOp::Write, false),
+                value: 0xe027,
+            },
+            Op::DirtyLog { slot: 0, action: LogAction::On },
+        ],
+    );
+}
+
+#[test]
+fn a_key_that_write_protects_does_not_bind_a_supervisor_without_wp() {
+    let implicit = Access { implicit: true, ..access(AccessOp::Write, true) };
+    holds(
+        setup(Mode::Level5, 3, PolicyKind::Reuse),
+        &[(0xff8, 0x5027), (0x5ff8, 0xb067), (0xb000, 0xd007), (0xd000, 0x11047)],
+        &[
+            Op::Control { vcpu: 0, cr0: 0x8000_0001, cr4: 0x40_1030, efer: 0x900, pkru: 8 },
+            Op::Poke { gpa: 0x11018, value: 0x0800_0000_0040_0027 },
+            Op::Access { vcpu: 0, gva: 0xffff_ff80_0000_3040, access: implicit, value: 0xb027 },
+        ],
+    );
+}
+
+#[test]
+fn only_a_cr3_load_or_its_like_reads_the_pdptes() {
+    holds(
+        setup(Mode::Pae, 3, PolicyKind::Reuse),
+        &[(0x6ff8, 0x11007), (0x11000, 0x8000_0000_0000_6047), (0x14060, 0x6001)],
+        &[
+            Op::Control { vcpu: 2, cr0: 0x8000_0001, cr4: 0x30, efer: 0x800, pkru: 4 },
+            Op::Slot { slot: 0, place: Place::Gone },
+            Op::Cr3 { vcpu: 2, root: 0x14060 },
+            Op::Slot { slot: 0, place: Place::Home { bank: 1, read_only: false } },
+            Op::Control { vcpu: 2, cr0: 0x8001_0001, cr4: 0x30, efer: 0, pkru: 8 },
+            Op::Access {
+                vcpu: 2,
+                gva: 0x3fe0_0ff8,
+                access: access(AccessOp::Write, false),
+                value: 0xf067,
+            },
+        ],
+    );
+}
