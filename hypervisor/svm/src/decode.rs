@@ -67,6 +67,12 @@ const INFO_MOV: u64 = 1 << 63;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecodeAssists(pub bool);
 
+/// Whether `raw` says that the CPU refused to enter the guest.
+#[inline]
+pub const fn is_refusal(raw: u64) -> bool {
+    raw as u32 == code::INVALID as u32
+}
+
 /// Decodes the exit with this raw `code`.
 #[inline]
 pub fn decode(raw: u64, assists: DecodeAssists, vmcb: &impl FieldSource) -> VmExit {
@@ -109,7 +115,7 @@ fn seldom(raw: u64, assists: DecodeAssists, vmcb: &impl FieldSource) -> VmExit {
         code::VMRUN | code::VMLOAD..=code::SKINIT | code::INVLPGA => {
             VmExit::VirtualizationInstruction
         }
-        _ if raw & code::INVALID == code::INVALID => VmExit::EntryFailure { code: raw },
+        _ if is_refusal(raw) => VmExit::EntryFailure { code: raw },
         _ => VmExit::Unknown { raw },
     }
 }

@@ -10,7 +10,7 @@ use crate::asid::AsidPool;
 use crate::instructions as cpu;
 use anchorite_vcpu::HostPages;
 use core::cell::Cell;
-use core::ptr::NonNull;
+use core::ptr::{NonNull, null_mut};
 
 /// Where a vCPU's registers of this group rest while another vCPU's are loaded.
 #[repr(C, align(16))]
@@ -39,8 +39,8 @@ const _: () = assert!(size_of::<Resting>() <= 4096);
 
 /// What the vCPUs of one physical CPU share.
 struct Shared {
-    /// The vCPU whose registers are loaded.
-    loaded: Cell<Option<NonNull<Resting>>>,
+    /// The vCPU whose registers are loaded; null before the first.
+    loaded: Cell<*mut Resting>,
     asids: Cell<AsidPool>,
 }
 
@@ -53,7 +53,7 @@ impl Slot {
     pub(crate) fn new(page: HostPages, asids: AsidPool) -> Self {
         let slot = NonNull::from(page.memory).cast::<Shared>();
         // SAFETY: the page is ours for good, large enough and aligned.
-        unsafe { slot.write(Shared { loaded: Cell::new(None), asids: Cell::new(asids) }) };
+        unsafe { slot.write(Shared { loaded: Cell::new(null_mut()), asids: Cell::new(asids) }) };
         Self(slot)
     }
 
@@ -87,7 +87,7 @@ impl Passive {
     #[inline]
     pub(crate) fn claim(&self) -> bool {
         let loaded = &self.slot.shared().loaded;
-        let absent = loaded.get() != Some(self.resting);
+        let absent = loaded.get() != self.resting.as_ptr();
         if absent {
             self.switch(loaded);
         }
@@ -100,15 +100,15 @@ impl Passive {
     }
 
     #[cold]
-    fn switch(&self, loaded: &Cell<Option<NonNull<Resting>>>) {
-        if let Some(mut previous) = loaded.get() {
+    fn switch(&self, loaded: &Cell<*mut Resting>) {
+        if let Some(mut previous) = NonNull::new(loaded.get()) {
             // SAFETY: a slot refers only to memory that `new` initialized and that is
             // never freed; no other reference to it exists outside this function.
             unsafe { previous.as_mut() }.save();
         }
         // SAFETY: as above; it is not `previous`, which `claim` has compared.
         unsafe { self.resting.as_ref() }.load();
-        loaded.set(Some(self.resting));
+        loaded.set(self.resting.as_ptr());
     }
 }
 

@@ -14,12 +14,13 @@ use crate::asid::{Asid, Stale};
 use crate::bitmaps::PORT_PAGES;
 use crate::capabilities::{RawCapabilities, SvmFeatures};
 use crate::controls::GuestControl;
-use crate::decode::{DecodeAssists, code, decode};
+use crate::decode::{DecodeAssists, code, decode, is_refusal};
+use crate::entry_check::Checked;
 use crate::fields::{Clean, TlbControl, Vmcb, VmcbRef, get, set};
 use crate::instructions as cpu;
 use crate::passive::{Passive, Slot};
 use crate::world;
-use anchorite_addr::{HpaPage, PAGE_BYTES};
+use anchorite_addr::{Hpa, HpaPage, PAGE_BYTES};
 use anchorite_vcpu::{
     Capabilities, Cr0, Event, Gpr, HostPages, Page, Registers, Rflags, Root, Segment,
     SegmentAttributes, SegmentRegister, VmExit,
@@ -27,7 +28,7 @@ use anchorite_vcpu::{
 use core::cell::Cell;
 use core::ptr::NonNull;
 use delivery::{NmiState, VirtualUse};
-use volatile::VolatileRef;
+use volatile::{VolatileRef, map_field};
 
 /// RIP after reset. Source: APM vol. 2, 14.1.3 "Processor Initialization State".
 const RIP_RESET: u64 = 0xfff0;
@@ -56,13 +57,17 @@ pub(crate) struct Creation {
 pub struct SvmVcpu {
     regs: Registers,
     vmcb: VmcbRef,
-    address: HpaPage,
-    host: HpaPage,
+    /// The VMCB's.
+    address: Hpa,
+    /// Of the page where the world switch keeps the host's state.
+    host: Hpa,
     /// What may stay in the processor's cache where the CPU has clean bits.
     clean: u32,
     assists: DecodeAssists,
     /// Something must be done before the next entry.
     attention: Cell<bool>,
+    /// Why the last attempt to enter was none.
+    not_entered: VmExit,
     /// Something must be looked at after the next exit.
     aftermath: bool,
 
@@ -85,6 +90,9 @@ pub struct SvmVcpu {
     view: GuestControl,
     shadowed_cr3: u64,
     exceptions: u32,
+    /// What the next entry will check, as last written: QEMU 7.2 saves the *host's*
+    /// state into the VMCB when it refuses one.
+    checked: Checked,
 
     maps: NonNull<[Page]>,
     capabilities: Capabilities,
@@ -103,12 +111,13 @@ impl SvmVcpu {
             if features.contains(SvmFeatures::CLEAN_BITS) { Clean::all() } else { Clean::empty() };
         let mut vcpu = Self {
             regs: Registers::default(),
-            address: from.vmcb.physical,
+            address: from.vmcb.physical.addr(),
             vmcb: control_block(from.vmcb),
-            host: from.host,
+            host: from.host.addr(),
             clean: clean.bits(),
             assists: DecodeAssists(features.contains(SvmFeatures::DECODE_ASSISTS)),
             attention: Cell::new(true),
+            not_entered: VmExit::HostInterrupt,
             aftermath: false,
             flush: false,
             asid: Asid::default(),
@@ -124,6 +133,7 @@ impl SvmVcpu {
             view: GuestControl::default(),
             shadowed_cr3: 0,
             exceptions: 0,
+            checked: Checked::default(),
             maps: NonNull::from(from.maps.memory),
             capabilities: from.capabilities,
             raw: from.raw,
@@ -149,63 +159,70 @@ impl SvmVcpu {
         self.regs.rflags = Rflags::FIXED.bits();
     }
 
-    /// The guest's turn: everything between the machine's decision and its next one.
+    /// Enters the guest and returns at its next exit, which [`decode_exit`] tells; or
+    /// `false`, and `not_entered` says why there was no entry.
     ///
     /// With the global interrupt flag clear no other vCPU's turn can come in between;
     /// the world switch sets it again.
+    ///
+    /// [`decode_exit`]: Self::decode_exit
     #[inline]
-    fn turn(&mut self) -> VmExit {
+    fn enter(&mut self) -> bool {
         cpu::clgi();
-        if self.passive.claim() | self.attention.get() {
-            if let Some(exit) = self.prepare() {
-                cpu::stgi();
-                return exit;
-            }
+        if (self.passive.claim() | self.attention.get()) && !self.prepare() {
+            cpu::stgi();
+            return false;
         }
-        self.write_back();
+        let Self { regs, vmcb, .. } = self;
+        let vmcb = vmcb.as_mut_ptr();
+        map_field!(vmcb.save.rax).write(regs[Gpr::Rax]);
+        map_field!(vmcb.save.rsp).write(regs[Gpr::Rsp]);
+        map_field!(vmcb.save.rip).write(regs.rip);
+        map_field!(vmcb.save.rflags).write(regs.rflags);
         // SAFETY: `SvmCpu::enable` and its caller brought ring 0, SVME and VM_HSAVE_PA;
         // the flag is clear, and the contract has interrupts enabled. The VMCB is
         // this vCPU's; `write_intercepts`, the maps and `set_root` confine the guest.
         // `host` serves only this switch, one at a time on this CPU.
-        unsafe { world::enter(&mut self.regs, self.address, self.host) };
-        self.read_back();
+        unsafe { world::enter(regs, self.address, self.host) };
+        map_field!(vmcb.control.clean).write(self.clean);
+        let raw = map_field!(vmcb.control.exit_code).read();
+        if is_refusal(raw) {
+            self.not_entered = VmExit::EntryFailure { code: raw };
+            return false;
+        }
+        regs[Gpr::Rax] = map_field!(vmcb.save.rax).read();
+        regs[Gpr::Rsp] = map_field!(vmcb.save.rsp).read();
+        regs.rip = map_field!(vmcb.save.rip).read();
+        regs.rflags = map_field!(vmcb.save.rflags).read();
+        true
+    }
+
+    #[inline]
+    fn decode_exit(&self) -> VmExit {
         decode(get!(self.vmcb, control.exit_code), self.assists, &self.vmcb)
     }
 
-    #[inline]
-    fn write_back(&mut self) {
-        set!(self.vmcb, save.rax, self.regs[Gpr::Rax]);
-        set!(self.vmcb, save.rsp, self.regs[Gpr::Rsp]);
-        set!(self.vmcb, save.rip, self.regs.rip);
-        set!(self.vmcb, save.rflags, self.regs.rflags);
-    }
-
-    #[inline]
-    fn read_back(&mut self) {
-        self.regs[Gpr::Rax] = get!(self.vmcb, save.rax);
-        self.regs[Gpr::Rsp] = get!(self.vmcb, save.rsp);
-        self.regs.rip = get!(self.vmcb, save.rip);
-        self.regs.rflags = get!(self.vmcb, save.rflags);
-        set!(self.vmcb, control.clean, self.clean);
-    }
-
     /// What the machine, the last exit or another vCPU's turn has left to do before
-    /// entry; or the exit that makes entry unnecessary.
+    /// entry; or `false` where `not_entered` makes entry unnecessary.
     #[cold]
-    fn prepare(&mut self) -> Option<VmExit> {
+    fn prepare(&mut self) -> bool {
         self.attention.set(false);
         if self.root.is_none() {
             self.demand_attention();
-            return Some(VmExit::EntryFailure { code: code::INVALID });
+            self.checked = self.read_checked();
+            self.not_entered = VmExit::EntryFailure { code: code::INVALID };
+            return false;
         }
         if self.nmi_window_is_open() {
-            return Some(VmExit::NmiWindow);
+            self.not_entered = VmExit::NmiWindow;
+            return false;
         }
         self.tag_translations();
         self.arm_event();
         self.arm_window();
         self.aftermath = self.advanced != 0 || self.nmi != NmiState::Open;
-        None
+        self.checked = self.read_checked();
+        true
     }
 
     /// Sees to it that the guest finds no translation which is not its own or was
@@ -241,6 +258,7 @@ impl SvmVcpu {
 
     /// Makes the processor read `part` from memory at the next entry.
     fn dirty(&mut self, part: Clean) {
+        self.demand_attention();
         let clean = get!(self.vmcb, control.clean);
         set!(self.vmcb, control.clean, clean & !part.bits());
     }

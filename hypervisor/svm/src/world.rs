@@ -10,7 +10,7 @@
 //! Loading State", 15.17 "Global Interrupt Flag, STGI and CLGI Instructions".
 #![expect(unsafe_code, reason = "the general registers change hands in assembly")]
 
-use anchorite_addr::HpaPage;
+use anchorite_addr::Hpa;
 use anchorite_vcpu::Registers;
 use core::arch::asm;
 
@@ -29,7 +29,7 @@ const _: () = assert!(core::mem::offset_of!(Registers, gpr) == 0);
 /// set. `vmcb` is a VMCB whose intercepts, maps and tables confine the guest; `host`
 /// is a page that no other code uses on this CPU.
 #[inline]
-pub(crate) unsafe fn enter(registers: &mut Registers, vmcb: HpaPage, host: HpaPage) {
+pub(crate) unsafe fn enter(registers: &mut Registers, vmcb: Hpa, host: Hpa) {
     // SAFETY: the caller's promise; the assembly restores the stack, RBX and RBP, and
     // names every other register as clobbered. RAX survives VMRUN by definition.
     unsafe {

@@ -23,8 +23,10 @@ const LONGEST_INSTRUCTION: u64 = 15;
 impl Vcpu for SvmVcpu {
     #[inline]
     fn run(&mut self) -> VmExit {
-        let exit = self.turn();
-        if self.aftermath { self.settle(exit) } else { exit }
+        if !self.enter() {
+            return self.not_entered;
+        }
+        if self.aftermath { self.settle() } else { self.decode_exit() }
     }
 
     #[inline]
@@ -272,8 +274,10 @@ impl Vcpu for SvmVcpu {
         &self.capabilities
     }
 
+    /// Reviews what was last written. Registers are as before the refused entry, but
+    /// under QEMU 7.2 the rest of the state is lost with it.
     fn explain_entry_failure(&self, code: u64) -> EntryFailure {
-        entry_check::explain(code, &self.checked(), &self.raw)
+        entry_check::explain(code, &self.checked, &self.raw)
     }
 
     fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result {

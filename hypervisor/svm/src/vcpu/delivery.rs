@@ -166,8 +166,9 @@ impl SvmVcpu {
     /// Looks at what an entry with `aftermath` has left, and re-enters where the
     /// machine has nothing to decide.
     #[cold]
-    pub(super) fn settle(&mut self, mut exit: VmExit) -> VmExit {
+    pub(super) fn settle(&mut self) -> VmExit {
         for _ in 0..REENTRIES {
+            let exit = self.decode_exit();
             self.undo_return_address();
             let done = match self.nmi {
                 NmiState::Blocked if exit == VmExit::NmiWindow => {
@@ -180,7 +181,9 @@ impl SvmVcpu {
             if let Some(exit) = done {
                 return exit;
             }
-            exit = self.turn();
+            if !self.enter() {
+                return self.not_entered;
+            }
         }
         // Nothing for the machine to do but to come again.
         VmExit::HostInterrupt

@@ -159,7 +159,7 @@ impl SvmVcpu {
     }
 
     /// The fields that entry checks.
-    pub(super) fn checked(&self) -> Checked {
+    pub(super) fn read_checked(&self) -> Checked {
         Checked {
             cr0: get!(self.vmcb, save.cr0),
             cr3: get!(self.vmcb, save.cr3),
