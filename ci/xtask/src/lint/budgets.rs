@@ -1,15 +1,15 @@
 //! Reads the sources: how long functions and files are, and who opts in to `unsafe`.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use proc_macro2::Span;
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{Attribute, Block, ImplItemFn, ItemFn, ItemMod, Meta, Safety, Signature, TraitItemFn};
 
+use super::sources::{self, is_test};
 use super::verdict;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::workspace::{Metadata, Package};
 
 /// Lines of a function, tests aside.
@@ -47,39 +47,12 @@ fn surveyed(package: Package<'_>) -> Result<Survey> {
     let mut survey = Survey::default();
     let may_be_unsafe = UNSAFE.contains(&package.name());
     let folder = package.folder().join("src");
-    for path in sources(&folder)? {
-        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let shown = shown(&path);
-        let is_root = path.parent() == Some(&folder) && is_crate_root(&path);
-        let file = syn::parse_file(&text).map_err(|error| Error::malformed(&path, error))?;
-        survey.add(&shown, &text, &file);
-        survey.judge_unsafe(&shown, &file, may_be_unsafe, is_root);
+    for source in sources::below(&folder)? {
+        let shown = shown(&source.path);
+        survey.add(&shown, &source.text, &source.file);
+        survey.judge_unsafe(&shown, &source.file, may_be_unsafe, source.is_root());
     }
     Ok(survey)
-}
-
-/// All Rust files below a folder but those that hold only tests, in order.
-fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
-        let path = entry.map_err(Error::io(folder))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let stem = name.trim_end_matches(".rs");
-        if stem == "tests" || stem.ends_with("_tests") {
-            continue;
-        }
-        if path.is_dir() {
-            files.extend(sources(&path)?);
-        } else if name.ends_with(".rs") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-fn is_crate_root(path: &Path) -> bool {
-    path.ends_with("lib.rs") || path.ends_with("main.rs")
 }
 
 /// Relative to the checkout, where xtask works.
@@ -148,16 +121,6 @@ fn lists(attribute: &Attribute, level: &str) -> bool {
         return false;
     };
     list.path.is_ident(level) && list.tokens.to_string().contains("unsafe_code")
-}
-
-fn is_test(attributes: &[Attribute]) -> bool {
-    attributes.iter().any(|attribute| match &attribute.meta {
-        Meta::List(list) if list.path.is_ident("cfg") => {
-            let tokens = list.tokens.to_string();
-            tokens == "test" || tokens.starts_with("all (test")
-        }
-        _ => false,
-    })
 }
 
 fn lines(span: Span) -> usize {

@@ -1,10 +1,11 @@
 //! `lint`: everything about the sources that a machine can judge. Each check prints what it
 //! found; one that finds a fault does not keep the others from running.
 
+mod budgets;
 mod imports;
 mod licences;
 mod names;
-mod source;
+mod sources;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -42,7 +43,7 @@ pub(crate) fn lint(workspace: &Workspace, filter: &str) -> Result<()> {
     };
     step("names at the top level", &names::check);
     step("directions of imports", &|| imports::check(&members));
-    step("budgets and unsafe opt-ins", &|| source::check(&members));
+    step("budgets and unsafe opt-ins", &|| budgets::check(&members));
     step("licences and sources of dependencies", &licences::check);
     step("formatting", &formatting);
     step("clippy, host packages", &clippy_host);
