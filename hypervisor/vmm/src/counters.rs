@@ -20,7 +20,8 @@ pub struct Cost {
 pub(crate) struct Kind(u8);
 
 const REASONS: usize = ExitReason::ALL.len();
-const KINDS: usize = REASONS + 2;
+/// A power of two, so that an index is in bounds without a comparison.
+const KINDS: usize = (REASONS + 2).next_power_of_two();
 
 impl Kind {
     /// The entry after the guest was started, which no exit came before.
@@ -88,7 +89,7 @@ impl Counters {
     /// Accounts a round trip of one kind.
     #[inline]
     pub(crate) fn record(&mut self, kind: Kind, ticks: u64) {
-        let cost = &mut self.kinds[kind.0 as usize];
+        let cost = &mut self.kinds[kind.0 as usize % KINDS];
         cost.count += 1;
         cost.ticks = cost.ticks.wrapping_add(ticks);
         cost.longest = cost.longest.max(ticks);

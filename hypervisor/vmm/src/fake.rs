@@ -409,6 +409,8 @@ impl FakeMemory {
 }
 
 impl HostMemory for FakeMemory {
+    type Word = Hpa;
+
     fn contains(&self, first: Hpa, bytes: u64) -> bool {
         let end = HOST_BASE + HOST_BYTES;
         (HOST_BASE..=end).contains(&first.as_u64()) && bytes <= end - first.as_u64()
@@ -444,6 +446,14 @@ impl HostMemory for FakeMemory {
 
     fn load_u64(&self, at: Hpa) -> Result<u64, OutsideHostMemory> {
         self.at(at).map(u64::from_le_bytes)
+    }
+
+    fn word(&self, at: Hpa) -> Result<Hpa, OutsideHostMemory> {
+        self.load_u64(at).map(|_| at)
+    }
+
+    fn read_word(&self, word: Hpa) -> u64 {
+        self.load_u64(word).expect("it was checked")
     }
 
     fn compare_exchange_u32(&self, at: Hpa, old: u32, new: u32) -> Result<bool, OutsideHostMemory> {

@@ -8,29 +8,36 @@
 //! between two exits.
 
 use crate::action::{ExitAction, Stop};
-use crate::emulate::length::MAX_LENGTH;
+use crate::emulate::length::{MAX_LENGTH, unprefixed_length};
 use crate::emulate::{CodeSize, Mode, instruction_length};
 use crate::host::Host;
 use crate::machine::Machine;
-use crate::memory::{HostMemory, Walk, WalkError};
+use crate::memory::{AccessError, HostMemory, LONGEST, Step, Walk, WalkError};
 use crate::translation::Translation;
 use anchorite_addr::{Gpa, Gva, Hpa, PAGE_BYTES};
 use anchorite_shadow::{Access, AccessKind, Registers};
 use anchorite_vcpu::{ControlRegister, Event, SegmentRegister, Vcpu, Vector};
 
-/// The walk that led to the last instruction fetched.
-#[derive(Debug, Default)]
-pub(crate) struct WalkCache {
-    walk: Option<Remembered>,
+/// The walk that led to the last instruction fetched; `W` is a word of guest memory.
+#[derive(Debug)]
+pub(crate) struct WalkCache<W>(Option<Remembered<W>>);
+
+impl<W> Default for WalkCache<W> {
+    fn default() -> Self {
+        Self(None)
+    }
 }
 
 #[derive(Debug)]
-struct Remembered {
+struct Remembered<W> {
     /// The linear page, by its number.
     page: u64,
     registers: Registers,
     slots: u64,
-    walk: Walk,
+    /// The words that held the walk's entries, and what they held. Shorter walks
+    /// repeat the last one: comparing it again is cheaper than counting. `None` with
+    /// paging off.
+    entries: Option<[(W, u64); LONGEST]>,
     /// Host address of the page that the walk led to.
     host: Hpa,
 }
@@ -60,17 +67,18 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// The same where the CPU does not tell the length.
     #[inline]
     fn skip_by_decoding(&mut self) -> ExitAction {
-        let (linear, code) = self.linear_rip();
-        let length =
-            self.first_bytes(linear).and_then(|bytes| instruction_length(&bytes, code).ok());
-        match length {
-            Some(length) => ExitAction::SkipInstruction(length),
-            None => self.skip_slowly(code),
+        match self
+            .first_bytes()
+            .map(|[first, second, third]| unprefixed_length(first, second, third))
+        {
+            Some(length) if length != 0 => ExitAction::SkipInstruction(length),
+            _ => self.skip_slowly(),
         }
     }
 
     #[cold]
-    fn skip_slowly(&mut self, code: CodeSize) -> ExitAction {
+    fn skip_slowly(&mut self) -> ExitAction {
+        let (_, code) = self.linear_rip();
         let bytes = match self.instruction_bytes() {
             Ok(bytes) => bytes,
             Err(action) => return action,
@@ -82,20 +90,26 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     }
 
     /// The first three bytes, by the remembered walk or a new one; `None` where they
-    /// do not lie in one page, or cannot be read.
+    /// do not lie in one page, cannot be read, or lie in a segment with a base.
     #[inline]
-    fn first_bytes(&mut self, linear: Gva) -> Option<[u8; 3]> {
+    fn first_bytes(&mut self) -> Option<[u8; 3]> {
+        let linear = Gva::new(self.vcpu.regs().rip);
+        if linear.as_u64() >> 32 == 0 && self.vcpu.segment(SegmentRegister::Cs).base != 0 {
+            return None;
+        }
         if linear.page_offset() > PAGE_BYTES - 8 {
             return None;
         }
-        let page = match self.recall(linear) {
-            Some(page) => page,
-            None => self.locate(linear).ok()?,
-        };
+        let page = self.code_page(linear).ok()?;
         let at = page.wrapping_add(linear.page_offset());
-        let mut bytes = [0; 3];
-        self.memory.host().read(at, &mut bytes).ok()?;
-        Some(bytes)
+        let aligned = Hpa::new(at.as_u64() & !7);
+        let shift = 8 * (at.as_u64() & 7);
+        let mut word = self.memory.host().load_u64(aligned).ok()? >> shift;
+        if shift > 40 {
+            word |= self.memory.host().load_u64(aligned.wrapping_add(8)).ok()? << (64 - shift);
+        }
+        let [first, second, third, ..] = word.to_le_bytes();
+        Some([first, second, third])
     }
 
     /// Up to 15 bytes at RIP: fewer where the next page cannot be fetched.
@@ -111,7 +125,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
 
         let (linear, _) = self.linear_rip();
         let there = (PAGE_BYTES - linear.page_offset()).min(MAX_LENGTH as u64) as usize;
-        let page = self.locate(linear).map_err(|error| self.fetch_failed(error))?;
+        let page = self.code_page(linear).map_err(|error| self.fetch_failed(error))?;
         let at = page.wrapping_add(linear.page_offset());
         let fetched = self.memory.host().read(at, &mut read.bytes[..there]);
         fetched.map_err(|_| no_memory(None))?;
@@ -130,50 +144,75 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         }
     }
 
+    /// Where the page of `linear` lies.
+    #[inline]
+    fn code_page(&mut self, linear: Gva) -> Result<Hpa, WalkError> {
+        match self.recall(linear) {
+            Some(page) => Ok(page),
+            None => self.locate(linear),
+        }
+    }
+
     /// Where the page of `linear` lies, if the last walk still holds.
     #[inline]
     fn recall(&mut self, linear: Gva) -> Option<Hpa> {
-        let known = self.walk_cache.walk.as_ref()?;
+        let known = self.walk_cache.0.as_ref()?;
         let current = known.page == linear.frame().number()
             && known.registers.cr3 == self.vcpu.control(ControlRegister::Cr3)
             && known.registers.cr0.bits() == self.vcpu.control(ControlRegister::Cr0)
             && known.registers.cr4.bits() == self.vcpu.control(ControlRegister::Cr4)
             && known.registers.efer.bits() == self.vcpu.control(ControlRegister::Efer)
             && known.slots == self.memory.slots().generation();
-        if !current {
-            return None;
-        }
         let host = self.memory.host();
-        for step in known.walk.steps() {
-            let value = if known.walk.wide {
-                host.load_u64(step.at).ok()?
-            } else {
-                host.load_u32(step.at).ok()?.into()
-            };
-            // The CPU may set A and D bits at any time; they lead nowhere else.
-            if value != step.value {
-                return None;
-            }
+        let holds = |(word, value): &(_, u64)| host.read_word(*word) == *value;
+        if !current || !known.entries.as_ref().is_none_or(|entries| entries.iter().all(holds)) {
+            return None;
         }
         self.counters.fetch_hits += 1;
         Some(known.host)
     }
 
     /// Walks to the page of `linear` and remembers how.
+    #[cold]
     fn locate(&mut self, linear: Gva) -> Result<Hpa, WalkError> {
         self.counters.fetch_walks += 1;
         let walk = self.walk_to(linear, AccessKind::Execute)?;
         let page = Gpa::new(walk.gpa.as_u64() - walk.gpa.page_offset());
-        let missing = crate::memory::AccessError::NoMemory { gpa: page };
+        let missing = AccessError::NoMemory { gpa: page };
         let host = self.memory.slots().host_address(page).ok_or(WalkError::NoTable(missing))?;
-        self.walk_cache.walk = Some(Remembered {
+        self.walk_cache = WalkCache(self.entries_of(&walk).map(|entries| Remembered {
             page: linear.frame().number(),
             registers: self.paging_registers(),
             slots: self.memory.slots().generation(),
-            walk,
+            entries,
             host,
-        });
+        }));
         Ok(host)
+    }
+
+    /// The words that held the entries of `walk`; the outer `None` where one does not
+    /// hold it any more.
+    #[expect(clippy::type_complexity, reason = "spelled out once")]
+    fn entries_of(
+        &self,
+        walk: &Walk,
+    ) -> Option<Option<[(<H::Memory as HostMemory>::Word, u64); LONGEST]>> {
+        let host = self.memory.host();
+        let word_of = |step: &Step| {
+            if walk.wide {
+                return host.word(step.at).ok().map(|word| (word, step.value));
+            }
+            let word = host.word(Hpa::new(step.at.as_u64() & !7)).ok()?;
+            let value = host.read_word(word);
+            let half = value >> (8 * (step.at.as_u64() & 4)) & 0xffff_ffff;
+            (half == step.value).then_some((word, value))
+        };
+        let Some(last) = walk.steps().last() else { return Some(None) };
+        let mut entries = [word_of(last)?; LONGEST];
+        for (entry, step) in entries.iter_mut().zip(walk.steps()) {
+            *entry = word_of(step)?;
+        }
+        Some(Some(entries))
     }
 
     /// Where an access to `gva` with the guest's present privileges lands.
@@ -207,9 +246,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
                 self.vcpu.set_control(ControlRegister::Cr2, fault.cr2.as_u64());
                 ExitAction::Inject(Event::fault(Vector::PAGE_FAULT, fault.code.bits()))
             }
-            WalkError::NoTable(crate::memory::AccessError::NoMemory { gpa }) => {
-                no_memory(Some(gpa))
-            }
+            WalkError::NoTable(AccessError::NoMemory { gpa }) => no_memory(Some(gpa)),
             WalkError::NoTable(_) => no_memory(None),
         }
     }

@@ -7,7 +7,7 @@ use crate::devices::{self, Devices, Now};
 use crate::events::Events;
 use crate::fetch::WalkCache;
 use crate::host::Host;
-use crate::memory::{GuestMemory, Memslot, SlotChange, SlotError, SlotId};
+use crate::memory::{GuestMemory, HostMemory, Memslot, SlotChange, SlotError, SlotId};
 use crate::msr::{Msrs, policy};
 use crate::start::StartState;
 use crate::translation::Translation;
@@ -40,7 +40,7 @@ pub struct Machine<B, T, H: Host> {
     pub(crate) host: H,
     pub(crate) devices: Devices,
     pub(crate) events: Events,
-    pub(crate) walk_cache: WalkCache,
+    pub(crate) walk_cache: WalkCache<<H::Memory as HostMemory>::Word>,
     pub(crate) counters: Counters,
     /// When the guest was left, and what that exit will be accounted as.
     pub(crate) left: u64,

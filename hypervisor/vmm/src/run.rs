@@ -48,21 +48,31 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let exit = self.vcpu.run();
 
         self.left = self.host.ticks();
-        self.kind = Kind::of(exit.reason());
         self.counters.guest_ticks += self.left.wrapping_sub(entered);
         self.translation.leave();
         if self.left >= self.deadline {
             return Err(Stop::Timeout);
         }
-        let action = self.dispatch(&exit);
-        self.apply(action)
+        // The most frequent exit first: the compiler then knows its reason.
+        let action = if let VmExit::Io(io) = exit {
+            self.kind = Kind::of(exit.reason());
+            self.io(io)
+        } else {
+            self.kind = Kind::of(exit.reason());
+            self.dispatch(&exit)
+        };
+        match action {
+            ExitAction::SkipInstruction(length) => self.advance(length),
+            _ => self.apply(action)?,
+        }
+        Ok(())
     }
 
     /// Tells the vCPU what has changed since it left the guest.
     #[inline]
     fn make_ready(&mut self) -> Result<(), Stop> {
-        while let Some(write) = self.memory.writes().take() {
-            self.translation.guest_wrote(write);
+        if !self.memory.writes().is_empty() {
+            self.report_writes();
         }
         if !self.events.is_quiet() || self.devices.interrupts.is_pending() {
             self.deliver();
@@ -76,6 +86,13 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             self.vcpu.flush(scope);
         }
         Ok(())
+    }
+
+    #[cold]
+    fn report_writes(&mut self) {
+        while let Some(write) = self.memory.writes().take() {
+            self.translation.guest_wrote(write);
+        }
     }
 
     /// What happened, and whose business it is.
@@ -119,7 +136,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         }
     }
 
-    #[inline]
+    /// Does to the vCPU what an exit's handler decided.
     pub(crate) fn apply(&mut self, action: ExitAction) -> Result<(), Stop> {
         match action {
             ExitAction::SkipInstruction(length) => self.advance(length),

@@ -42,7 +42,13 @@ impl GuestRam {
     }
 }
 
+/// An aligned word of guest RAM, in bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestWord(*const AtomicU64);
+
 impl HostMemory for GuestRam {
+    type Word = GuestWord;
+
     #[inline]
     fn contains(&self, first: Hpa, bytes: u64) -> bool {
         let first = first.as_u64();
@@ -82,6 +88,17 @@ impl HostMemory for GuestRam {
         let pointer = self.pointer(at, 8, 8)?;
         // SAFETY: in bounds and aligned; atomic, since the guest may write it.
         Ok(unsafe { AtomicU64::from_ptr(pointer.cast()) }.load(Ordering::Relaxed))
+    }
+
+    fn word(&self, at: Hpa) -> Result<GuestWord, OutsideHostMemory> {
+        Ok(GuestWord(self.pointer(at, 8, 8)?.cast()))
+    }
+
+    #[inline]
+    fn read_word(&self, word: GuestWord) -> u64 {
+        // SAFETY: only `word` makes one, in bounds and aligned; guest RAM stays mapped
+        // as long as the machine runs. Atomic, since the guest may write it.
+        unsafe { &*word.0 }.load(Ordering::Relaxed)
     }
 
     fn compare_exchange_u32(&self, at: Hpa, old: u32, new: u32) -> Result<bool, OutsideHostMemory> {

@@ -159,9 +159,10 @@ pub fn instruction_length(bytes: &[u8], code: CodeSize) -> Result<u8, LengthErro
     general(bytes, 0, code).map(|instruction| instruction.length)
 }
 
-/// The length of an instruction that is known by its first three bytes, else 0.
+/// The length of an instruction that is known by its first three bytes, the same in
+/// code of every size; else 0.
 #[inline]
-const fn unprefixed_length(first: u8, second: u8, third: u8) -> u8 {
+pub const fn unprefixed_length(first: u8, second: u8, third: u8) -> u8 {
     match (first, second) {
         // CPUID, RDMSR, WRMSR, CLTS, INVD; IN and OUT with a number.
         (0x0f, 0xa2 | 0x32 | 0x30 | 0x06 | 0x08) | (0xe4..=0xe7, _) => 2,

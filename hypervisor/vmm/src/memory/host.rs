@@ -10,6 +10,10 @@ use core::fmt;
 /// because guests write the same bytes at any time; a naturally aligned read or
 /// write of 1, 2, 4 or 8 bytes is one access, so that it cannot be torn.
 pub trait HostMemory {
+    /// An aligned 8-byte word of this memory that passed the check. Memory set aside
+    /// for guests stays so, hence it passes for good.
+    type Word: Copy + fmt::Debug;
+
     /// Whether all of `bytes` bytes from `first` may back guest memory.
     fn contains(&self, first: Hpa, bytes: u64) -> bool;
 
@@ -27,6 +31,12 @@ pub trait HostMemory {
 
     /// The 8-byte little-endian value at `at`, a multiple of 8.
     fn load_u64(&self, at: Hpa) -> Result<u64, OutsideHostMemory>;
+
+    /// The aligned 8-byte word at `at`, checked once, for [`read_word`](Self::read_word).
+    fn word(&self, at: Hpa) -> Result<Self::Word, OutsideHostMemory>;
+
+    /// The value of a word that was checked before: one load.
+    fn read_word(&self, word: Self::Word) -> u64;
 
     /// Stores `new` at `at` (a multiple of 4) if it holds `old`, atomically; tells
     /// whether it did.

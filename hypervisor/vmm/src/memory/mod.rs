@@ -15,5 +15,6 @@ mod writes;
 pub use guest::{AccessError, GuestMemory};
 pub use host::{HostMemory, OutsideHostMemory};
 pub use slots::{MAX_SLOTS, Memslot, Memslots, SlotChange, SlotError, SlotId};
+pub(crate) use walk::{LONGEST, Step};
 pub use walk::{Walk, WalkError};
 pub use writes::{GuestWrite, WriteLog};

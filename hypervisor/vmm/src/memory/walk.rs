@@ -22,7 +22,7 @@ const NO_EXECUTE: u64 = 1 << 63;
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
 
 /// Entries on the longest way: five levels.
-const LONGEST: usize = 5;
+pub(crate) const LONGEST: usize = 5;
 
 /// Why a walk did not end at a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
