@@ -70,6 +70,16 @@ pub trait Vcpu {
     /// backend derives LMA and entry controls from them.
     fn set_control(&mut self, register: ControlRegister, value: u64);
 
+    /// Sets the PDPTE registers of PAE paging, checked, as MOV to a control register
+    /// loads them from memory. For CPUs that keep them in the control structure; one
+    /// that reads them when it walks has nothing to set.
+    ///
+    /// Source: SDM vol. 3, 4.4.1 "PDPTE Registers"; 27.3.1.6 "Checks on Guest
+    /// Page-Directory-Pointer-Table Entries"; APM vol. 2, 15.25.10 "Legacy PAE Mode".
+    fn set_pdptes(&mut self, entries: [u64; 4]) {
+        let _ = entries;
+    }
+
     /// A segment register with its hidden part.
     fn segment(&self, register: SegmentRegister) -> Segment;
     /// Sets a segment register with its hidden part.

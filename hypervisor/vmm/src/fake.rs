@@ -65,6 +65,7 @@ pub(crate) struct FakeVcpu {
     pub(crate) open_msrs: BTreeSet<u32>,
     pub(crate) exceptions: u32,
     pub(crate) log: Vec<Done>,
+    pub(crate) pdptes: Option<[u64; 4]>,
     /// An interrupt of an earlier entry that the guest has not taken.
     pub(crate) untaken: Option<Event>,
     queued: Option<Event>,
@@ -95,6 +96,7 @@ impl Default for FakeVcpu {
             open_msrs: BTreeSet::new(),
             exceptions: 0,
             log: Vec::new(),
+            pdptes: None,
             untaken: None,
             queued: None,
             script: VecDeque::new(),
@@ -194,6 +196,10 @@ impl Vcpu for FakeVcpu {
 
     fn set_control(&mut self, register: ControlRegister, value: u64) {
         self.controls.insert(register, value);
+    }
+
+    fn set_pdptes(&mut self, entries: [u64; 4]) {
+        self.pdptes = Some(entries);
     }
 
     fn segment(&self, register: SegmentRegister) -> Segment {

@@ -156,3 +156,61 @@ fn busy_tss() -> Segment {
     let attributes = SegmentAttributes::from_bits_retain(0x8b);
     Segment { selector: 0, base: 0, limit: 0xffff, attributes }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::FakeVcpu;
+
+    fn started(state: &StartState) -> FakeVcpu {
+        let mut vcpu = FakeVcpu::default();
+        state.apply(&mut vcpu);
+        vcpu
+    }
+
+    #[test]
+    fn real_mode_starts_at_segment_and_offset_with_paging_off() {
+        let vcpu = started(&StartState::real(0xf000, 0xfff0).with(Gpr::Rdx, 0x80));
+        let cs = vcpu.segment(SegmentRegister::Cs);
+        assert_eq!((cs.selector, cs.base, vcpu.regs().rip), (0xf000, 0xf_0000, 0xfff0));
+        assert_eq!(vcpu.control(ControlRegister::Cr0), Cr0::ET.bits());
+        assert_eq!((vcpu.regs()[Gpr::Rdx], vcpu.regs().rflags), (0x80, 2));
+        assert_eq!(vcpu.idtr(), DescriptorTable { base: 0, limit: 0x3ff });
+    }
+
+    #[test]
+    fn protected_mode_starts_flat_without_paging() {
+        let gdt = DescriptorTable { base: 0x500, limit: 31 };
+        let vcpu = started(&StartState::protected(0x10_0000).with_gdt(gdt));
+        for register in [SegmentRegister::Cs, SegmentRegister::Ss, SegmentRegister::Gs] {
+            let segment = vcpu.segment(register);
+            assert_eq!((segment.base, segment.limit), (0, u32::MAX), "{register:?}");
+            assert!(segment.attributes.contains(SegmentAttributes::DEFAULT_32));
+        }
+        assert_eq!(vcpu.control(ControlRegister::Cr0), (Cr0::PE | Cr0::ET).bits());
+        assert_eq!((vcpu.gdtr(), vcpu.control(ControlRegister::Cr4)), (gdt, 0));
+    }
+
+    #[test]
+    fn long_mode_starts_with_paging_by_the_tables_given() {
+        let vcpu = started(&StartState::long(0xffff_ffff_8000_0000, 0x7000));
+        assert_eq!(vcpu.control(ControlRegister::Cr3), 0x7000);
+        let efer = Efer::from_bits_retain(vcpu.control(ControlRegister::Efer));
+        assert!(efer.contains(Efer::LME));
+        let cr0 = Cr0::from_bits_retain(vcpu.control(ControlRegister::Cr0));
+        assert!(cr0.contains(Cr0::PE | Cr0::PG));
+        assert!(vcpu.control(ControlRegister::Cr4) & Cr4::PAE.bits() != 0);
+        let cs = vcpu.segment(SegmentRegister::Cs).attributes;
+        assert!(
+            cs.contains(SegmentAttributes::LONG) && !cs.contains(SegmentAttributes::DEFAULT_32)
+        );
+    }
+
+    #[test]
+    fn the_task_register_is_busy_and_debug_registers_are_as_after_reset() {
+        let vcpu = started(&StartState::protected(0));
+        assert_eq!(vcpu.segment(SegmentRegister::Tr).attributes.bits() & 0xf, 0xb);
+        assert_eq!((vcpu.debug_register(6), vcpu.debug_register(7)), (0xffff_0ff0, 0x400));
+        assert_eq!(vcpu.msr(GuestMsr::Pat), 0x0007_0406_0007_0406);
+    }
+}

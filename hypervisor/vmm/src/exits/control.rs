@@ -14,7 +14,8 @@ use crate::emulate::length::Source;
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::translation::Translation;
-use anchorite_shadow::Registers as PagingRegisters;
+use anchorite_addr::Gpa;
+use anchorite_shadow::{PagingMode, Registers as PagingRegisters};
 use anchorite_vcpu::exit::{ControlAccess, ControlExit};
 use anchorite_vcpu::{
     ControlRegister, Cr0, Cr4, Efer, Gpr, Rflags, SegmentAttributes, SegmentRegister, Vcpu,
@@ -35,6 +36,11 @@ const CR4_PAGING: Cr4 = Cr4::PSE
     .union(Cr4::SMEP)
     .union(Cr4::SMAP)
     .union(Cr4::PKE);
+
+/// The bits of CR3 that hold the address of the four PDPTEs.
+const PDPT_ADDRESS: u64 = 0xffff_ffe0;
+/// Bits of a present PDPTE that must be zero: 1, 2 and 5–8.
+const PDPTE_RESERVED: u64 = 0x1e6;
 
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     pub(crate) fn control(&mut self, exit: ControlExit) -> ExitAction {
@@ -233,7 +239,30 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         register: ControlRegister,
         registers: PagingRegisters,
     ) -> Result<(), Refused> {
-        self.translation.registers_changed(Some(register), registers).map_err(|_| Refused)
+        let pdptes = self.load_pdptes(&registers)?;
+        self.translation.registers_changed(Some(register), registers).map_err(|_| Refused)?;
+        if let Some(entries) = pdptes {
+            self.vcpu.set_pdptes(entries);
+        }
+        Ok(())
+    }
+
+    /// The PDPTEs that a write to a control register loads under PAE paging; refused
+    /// where one has reserved bits set, or lies where there is no memory.
+    fn load_pdptes(&self, registers: &PagingRegisters) -> Result<Option<[u64; 4]>, Refused> {
+        if registers.mode() != PagingMode::Pae {
+            return Ok(None);
+        }
+        let reserved = PDPTE_RESERVED | !((1 << self.physical_bits) - 1);
+        let table = Gpa::new(registers.cr3 & PDPT_ADDRESS);
+        let mut entries = [0; 4];
+        for (index, entry) in (0..).zip(&mut entries) {
+            *entry = self.memory.load_u64(table.wrapping_add(index * 8)).map_err(|_| Refused)?;
+            if *entry & 1 != 0 && *entry & reserved != 0 {
+                return Err(Refused);
+            }
+        }
+        Ok(Some(entries))
     }
 
     /// A general register as MOV to a control register reads it: 32 bits outside

@@ -480,6 +480,29 @@ mod control_registers {
     }
 
     #[test]
+    fn paging_on_in_pae_mode_loads_the_four_pointers_and_refuses_reserved_bits() {
+        let enable = |second: u64, cr3: u64| {
+            let mut vcpu = write_control(0, 0x8000_0011);
+            vcpu.controls.insert(ControlRegister::Cr4, Cr4::PAE.bits());
+            vcpu.controls.insert(ControlRegister::Cr3, cr3);
+            let mut machine = machine(vcpu);
+            for (at, entry) in [(0x1020, 0x2001u64), (0x1028, second), (0x1038, 0x5001)] {
+                machine.memory().place(Gpa::new(at), &entry.to_le_bytes()).unwrap();
+            }
+            assert_eq!(machine.run().verdict(), Verdict::Pass);
+            (machine.vcpu.pdptes, machine.vcpu.injected())
+        };
+        let loaded = Some([0x2001, 0x3001, 0, 0x5001]);
+        assert_eq!(enable(0x3001, 0x1020), (loaded, vec![]));
+        let absent = Some([0x2001, 0x1e6, 0, 0x5001]);
+        assert_eq!(enable(0x1e6, 0x1020), (absent, vec![]), "not present: any bits will do");
+        for bad in [0x3003, 0x3021, 0x3101, 1 << 40 | 1, 1 << 63 | 1] {
+            assert_eq!(enable(bad, 0x1020), (None, vec![GP]), "{bad:#x}");
+        }
+        assert_eq!(enable(0, 0x8000_0000), (None, vec![GP]), "no memory");
+    }
+
+    #[test]
     fn long_mode_keeps_pae_and_a_narrow_cr3() {
         assert_eq!(finish(long_mode(write_control(4, 0))).vcpu.injected(), [GP]);
         assert_eq!(finish(long_mode(write_control(3, 1 << 40))).vcpu.injected(), [GP]);
@@ -631,6 +654,112 @@ mod msrs {
 
 mod memory_faults {
     use super::*;
+    use crate::start::StartState;
+    use anchorite_abi::mmio;
+
+    /// Flat 32-bit code at 0x1000.
+    const CODE: u32 = 0x1000;
+
+    /// Runs a machine whose guest has `code` at [`CODE`] and starts there.
+    fn run_code(vcpu: FakeVcpu, code: &[u8], start: &StartState) -> (Outcome, FakeMachine) {
+        let mut machine = machine(vcpu);
+        machine.memory().place(Gpa::new(CODE.into()), code).unwrap();
+        machine.start(start).unwrap();
+        let outcome = machine.run();
+        (outcome, machine)
+    }
+
+    fn start() -> StartState {
+        StartState::protected(CODE)
+    }
+
+    #[test]
+    fn a_devices_registers_are_written_and_read_by_instructions() {
+        // MOV [0xfed60000], EAX; MOV EBX, [0xfed60000]
+        let code = [0xa3, 0, 0, 0xd6, 0xfe, 0x8b, 0x1d, 0, 0, 0xd6, 0xfe];
+        let vcpu = FakeVcpu::default()
+            .then(fault(mmio::DEVICE, NestedAccess::WRITE))
+            .then(fault(mmio::DEVICE, NestedAccess::empty()))
+            .after(|vcpu| assert_eq!(vcpu.registers[Gpr::Rbx], 0x1234_5678), VmExit::Pause);
+        let (outcome, machine) = run_code(vcpu, &code, &start().with(Gpr::Rax, 0x1234_5678));
+        assert_eq!(outcome.verdict(), Verdict::Pass);
+        assert_eq!(machine.vcpu.entries()[..3], [0x1000, 0x1005, 0x100b]);
+        assert_eq!((machine.counters.mmio, machine.counters.emulated), (2, 2));
+        assert_eq!(machine.counters.mmio_unclaimed, 0);
+    }
+
+    #[test]
+    fn an_address_that_nobody_answers_reads_all_ones_and_is_counted() {
+        // MOV EBX, [0xd0000000]
+        let code = [0x8b, 0x1d, 0, 0, 0, 0xd0];
+        let vcpu = FakeVcpu::default()
+            .then(fault(0xd000_0000, NestedAccess::empty()))
+            .after(|vcpu| assert_eq!(vcpu.registers[Gpr::Rbx], 0xffff_ffff), VmExit::Pause);
+        let (outcome, machine) = run_code(vcpu, &code, &start());
+        assert_eq!(outcome.verdict(), Verdict::Pass);
+        assert_eq!(machine.counters.mmio_unclaimed, 1);
+    }
+
+    #[test]
+    fn a_write_to_a_rom_is_lost_and_the_guest_goes_on() {
+        // MOV [0x800000], EAX: the first byte behind the RAM.
+        let code = [0xa3, 0, 0, 0x80, 0];
+        let vcpu = FakeVcpu::default().then(fault(0x80_0000, NestedAccess::WRITE));
+        let mut machine = machine(vcpu);
+        let host = anchorite_addr::Hpa::new(crate::fake::HOST_BASE + 0x80_0000).frame();
+        let (id, first) = (crate::memory::SlotId(1), Gfn::new(0x800));
+        let rom = crate::memory::Memslot { id, first, frames: 1, host, read_only: true };
+        machine.add_slot(rom).unwrap();
+        machine.memory().place(Gpa::new(CODE.into()), &code).unwrap();
+        machine.memory().place(Gpa::new(0x80_0000), b"ROM!").unwrap();
+        machine.start(&start().with(Gpr::Rax, 7)).unwrap();
+        assert_eq!(machine.run().verdict(), Verdict::Pass);
+        assert_eq!(machine.vcpu.entries()[1], 0x1005);
+        let mut rom = [0; 4];
+        machine.memory().read(Gpa::new(0x80_0000), &mut rom).unwrap();
+        assert_eq!(&rom, b"ROM!");
+    }
+
+    #[test]
+    fn a_string_is_written_to_the_console_by_one_instruction() {
+        // REP OUTSB
+        let code = [0xf3, 0x6e];
+        let VmExit::Io(exit) = out(port::DEBUG_CONSOLE, 1) else { unreachable!() };
+        let exit = VmExit::Io(anchorite_vcpu::exit::IoExit { string: true, repeat: true, ..exit });
+        let state = start()
+            .with(Gpr::Rcx, 5)
+            .with(Gpr::Rsi, 0x2000)
+            .with(Gpr::Rdx, port::DEBUG_CONSOLE.into());
+        let mut machine = machine(FakeVcpu::default().then(exit));
+        machine.memory().place(Gpa::new(CODE.into()), &code).unwrap();
+        machine.memory().place(Gpa::new(0x2000), b"hello").unwrap();
+        machine.start(&state).unwrap();
+        assert_eq!(machine.run().verdict(), Verdict::Pass);
+        assert_eq!(machine.host.console(), "hello");
+        assert_eq!(machine.vcpu.registers[Gpr::Rcx], 0);
+        assert_eq!(machine.vcpu.entries()[1], 0x1002);
+    }
+
+    #[test]
+    fn a_device_under_an_events_delivery_ends_the_run() {
+        let interrupted = Event::interrupt(Vector(0x20));
+        let vcpu = FakeVcpu::default().after(
+            move |vcpu| vcpu.interrupted = Some(interrupted),
+            fault(mmio::DEVICE, NestedAccess::WRITE),
+        );
+        let (outcome, _) = run_code(vcpu, &[0x90], &start());
+        assert!(matches!(outcome.stop, Stop::Unsupported { .. }), "{outcome:?}");
+    }
+
+    #[test]
+    fn an_instruction_without_emulation_ends_the_run_with_its_bytes_in_the_dump() {
+        // FNSAVE [0xd0000000]
+        let code = [0xdd, 0x35, 0, 0, 0, 0xd0];
+        let vcpu = FakeVcpu::default().then(fault(0xd000_0000, NestedAccess::WRITE));
+        let (outcome, machine) = run_code(vcpu, &code, &start());
+        assert!(matches!(outcome.stop, Stop::Emulation { gpa: Some(_), .. }), "{outcome:?}");
+        assert!(machine.host.console().contains("[dd, 35, 00, 00, 00, d0"));
+    }
 
     #[test]
     fn a_fault_on_ram_is_mapped_and_the_guest_goes_on() {

@@ -59,6 +59,14 @@ impl Vcpu for VmxVcpu {
         self.apply(view);
     }
 
+    fn set_pdptes(&mut self, entries: [u64; 4]) {
+        let fields =
+            [guest::PDPTE0_FULL, guest::PDPTE1_FULL, guest::PDPTE2_FULL, guest::PDPTE3_FULL];
+        for (field, entry) in fields.into_iter().zip(entries) {
+            self.write(field, entry);
+        }
+    }
+
     fn segment(&self, register: SegmentRegister) -> Segment {
         self.read_segment(register)
     }
