@@ -53,6 +53,9 @@ pub(crate) struct GuestArgs {
     /// The guest's command line
     #[arg(long, value_name = "TEXT")]
     pub(crate) append: Option<String>,
+    /// The guest file's kind where it should not be recognized, for instance flat:0:7c00
+    #[arg(long, value_name = "KIND")]
+    pub(crate) kind: Option<String>,
     /// A module for the guest, for instance an initrd; may be repeated
     #[arg(long, value_name = "FILE")]
     pub(crate) module: Vec<PathBuf>,

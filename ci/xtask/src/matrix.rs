@@ -44,6 +44,8 @@ pub(crate) struct Run {
     pub(crate) console: Vec<String>,
     /// The guest's command line.
     pub(crate) append: Option<String>,
+    /// The guest file's kind where it should not be recognized.
+    pub(crate) kind: Option<String>,
     /// The shadow engine's zap policy.
     pub(crate) zap: Option<String>,
     /// Most shadow pages the engine may hold.

@@ -93,6 +93,8 @@ pub(crate) fn machine(
     let options = Options {
         timeout_s,
         json: args.json.is_some(),
+        // Firmware and GRUB leave their traces in memory; QEMU alone does not.
+        zeroed: on == On::Qemu && args.boot == Boot::Direct,
         tsc_mhz: emulator::tsc_megahertz(on, args.icount),
         ..options(&args.guest)
     };
@@ -117,6 +119,7 @@ fn options(args: &GuestArgs) -> Options<'_> {
         mem_mib: args.mem,
         zap: args.zap.as_deref(),
         shadow_pages: args.shadow_pages,
+        kind: args.kind.as_deref(),
         ..Options::default()
     }
 }

@@ -155,6 +155,7 @@ fn arguments(cell: &Cell) -> RunArgs {
             mmu: cell.mmu,
             mem: run.mem.unwrap_or(64),
             append: run.append.clone(),
+            kind: run.kind.clone(),
             module: Vec::new(),
             zap: run.zap.clone(),
             shadow_pages: run.shadow_pages,

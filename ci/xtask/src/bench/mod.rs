@@ -70,6 +70,7 @@ fn arguments(args: &BenchArgs) -> RunArgs {
             mmu: args.mmu,
             mem: args.mem,
             append: None,
+            kind: None,
             module: Vec::new(),
             zap: args.zap.clone(),
             shadow_pages: args.shadow_pages,
