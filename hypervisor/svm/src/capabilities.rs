@@ -23,6 +23,13 @@ const CPUID_PAGE_1G: u32 = 1 << 26;
 /// CPUID.7:EBX bit 10.
 const CPUID_INVPCID: u32 = 1 << 10;
 
+/// CPUID.1:ECX bit 31: leaf 0x4000_0000 names a hypervisor.
+const CPUID_HYPERVISOR: u32 = 1 << 31;
+/// CPUID leaf that names it in EBX, ECX, EDX.
+const HYPERVISOR_LEAF: u32 = 0x4000_0000;
+/// "TCGTCGTCGTCG": QEMU without KVM.
+const QEMU_EMULATOR: [u32; 3] = [0x5447_4354, 0x4354_4743, 0x4743_5447];
+
 /// VM_CR: whether SVM may be enabled.
 pub const VM_CR: u32 = 0xc001_0114;
 /// VM_CR bit 4: EFER.SVME cannot be set.
@@ -81,6 +88,9 @@ pub struct RawCapabilities {
     pub features: SvmFeatures,
     /// VM_CR.
     pub vm_cr: u64,
+    /// CPUID.4000_0000 names QEMU's emulator, whose EVENTINJ must not be used for
+    /// interrupts.
+    pub emulated_by_qemu: bool,
 }
 
 impl RawCapabilities {
@@ -96,6 +106,8 @@ impl RawCapabilities {
         };
         let (basic, structured, extended) = (ask(1), ask(7), ask(FEATURE_LEAF));
         let (addresses, svm) = (ask(ADDRESS_LEAF), ask(SVM_LEAF));
+        let emulated =
+            basic[ECX] & CPUID_HYPERVISOR != 0 && cpuid(HYPERVISOR_LEAF)[EBX..] == QEMU_EMULATOR;
         let has_svm = extended[ECX] & CPUID_SVM != 0;
         Self {
             cpuid_1_ecx: basic[ECX],
@@ -108,6 +120,7 @@ impl RawCapabilities {
             asids: svm[EBX],
             features: SvmFeatures::from_bits_retain(svm[EDX]),
             vm_cr: if has_svm { rdmsr(VM_CR) } else { 0 },
+            emulated_by_qemu: emulated,
         }
     }
 

@@ -73,11 +73,5 @@ pub const fn is_software(event: &Event) -> bool {
     )
 }
 
-/// Whether the processor takes that return address from the next-RIP field, where it
-/// has one: for INT n, INT3 and INTO, not for INT1.
-pub const fn returns_to_next_rip(event: &Event) -> bool {
-    matches!(event.kind, EventKind::SoftwareInterrupt | EventKind::SoftwareException)
-}
-
 #[cfg(test)]
 mod tests;

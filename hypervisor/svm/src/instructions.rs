@@ -11,7 +11,7 @@
 
 use crate::passive::FloatingPoint;
 use core::arch::asm;
-use x86::{debugregs, msr};
+use x86::{controlregs, debugregs, msr};
 
 /// Clears the global interrupt flag: nothing interrupts this CPU until [`stgi`].
 #[inline]
@@ -60,6 +60,12 @@ pub(crate) unsafe fn rdmsr(index: u32) -> u64 {
 pub(crate) unsafe fn wrmsr(index: u32, value: u64) {
     // SAFETY: the caller's promise.
     unsafe { msr::wrmsr(index, value) }
+}
+
+/// Sets CR2, which means nothing to the host outside its own page-fault handler.
+pub(crate) fn set_cr2(value: u64) {
+    // SAFETY: ring 0; CR2 is only a record of the last page fault.
+    unsafe { controlregs::cr2_write(value) }
 }
 
 /// DR0 to DR3, in this order.

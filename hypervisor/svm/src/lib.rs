@@ -36,10 +36,10 @@
 //!
 //! *Interrupts.* SVM has no interrupt-window exit. A virtual interrupt is pretended
 //! (V_IRQ) and its delivery intercepted (VINTR), which happens exactly when the guest
-//! can take one. Real interrupts are delivered by V_IRQ as well, without the intercept:
-//! QEMU 7.2 can deliver an interrupt injected by EVENTINJ twice. The one mechanism
-//! serves both, so a window asked for while an interrupt is on its way opens at the
-//! first exit after the guest has taken it.
+//! can take one. Interrupts are delivered by EVENTINJ, but under QEMU's emulator by V_IRQ
+//! without the intercept, because it can deliver the other kind twice. There the one
+//! mechanism serves both, so a window asked for while an interrupt is on its way opens
+//! at the first exit after the guest has taken it.
 //!
 //! *NMIs.* Without V_NMI the hardware does not tell whether the guest handles an NMI.
 //! From an injected NMI until the guest's next IRET they count as blocked: IRET exits,

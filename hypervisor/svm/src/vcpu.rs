@@ -217,6 +217,8 @@ impl SvmVcpu {
             self.not_entered = VmExit::NmiWindow;
             return false;
         }
+        // VMRUN loads CR2, but Bochs 2.7 does not.
+        cpu::set_cr2(get!(self.vmcb, save.cr2));
         self.tag_translations();
         self.arm_event();
         self.arm_window();

@@ -1,18 +1,34 @@
 use super::{RawCapabilities, SvmFeatures, VM_CR, probe};
 use anchorite_vcpu::{Cr4, Unavailable};
 
-/// CPUID of QEMU 7.2's EPYC with SVM and NPT, as this crate reads it.
+/// QEMU 7.2, `EPYC,+svm,+npt,-rdrand,-rdseed,-cx16`, as read from its CPUID.
 const QEMU_EPYC: RawCapabilities = RawCapabilities {
-    cpuid_1_ecx: 0xf6f8_3203 & !(1 << 30),
-    cpuid_7_ebx: 0x209c_01a9 & !(1 << 18),
-    cpuid_7_ecx: 4,
-    extended_ecx: 0x0040_03f7,
-    extended_edx: 0x2fd3_fbff,
-    address_sizes: 0x0000_3028,
+    cpuid_1_ecx: 0xb6d8_120b,
+    cpuid_7_ebx: 0x0098_01a9,
+    cpuid_7_ecx: 0,
+    extended_ecx: 0x75,
+    extended_edx: 0x2dd3_fbfd,
+    address_sizes: 0x3028,
     svm_eax: 1,
     asids: 16,
     features: SvmFeatures::NESTED_PAGING,
     vm_cr: 0,
+    emulated_by_qemu: true,
+};
+
+/// Bochs 2.7, `ryzen`, as read from its CPUID.
+const BOCHS_RYZEN: RawCapabilities = RawCapabilities {
+    cpuid_1_ecx: 0x76d8_320b,
+    cpuid_7_ebx: 0x209c_01a9,
+    cpuid_7_ecx: 0,
+    extended_ecx: 0x35c2_23ff,
+    extended_edx: 0x2fd3_fbff,
+    address_sizes: 0x3028,
+    svm_eax: 1,
+    asids: 0x8000,
+    features: SvmFeatures::from_bits_retain(0x44f),
+    vm_cr: 0,
+    emulated_by_qemu: false,
 };
 
 #[test]
@@ -24,11 +40,34 @@ fn qemu_offers_nested_paging_and_nothing_more() {
 }
 
 #[test]
+fn bochs_tells_lengths_and_flushes_by_asid() {
+    let found = probe(&BOCHS_RYZEN).expect("usable");
+    assert!(found.instruction_length && found.tagged_flush && !found.instruction_bytes);
+    assert_eq!(found.address_space_ids, 0x8000);
+}
+
+#[test]
 fn a_real_cpu_offers_what_its_bits_say() {
     let features = SvmFeatures::from_bits_retain(0x0001_bcff);
-    let found = probe(&RawCapabilities { features, asids: 0x8000, ..QEMU_EPYC }).expect("usable");
+    let found = probe(&RawCapabilities { features, ..BOCHS_RYZEN }).expect("usable");
     assert!(found.instruction_length && found.instruction_bytes && found.tagged_flush);
-    assert_eq!(found.address_space_ids, 0x8000);
+}
+
+#[test]
+fn qemu_is_told_by_its_name() {
+    let collect = |ecx, name: &[u8; 12]| {
+        let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| name[at + byte]));
+        let cpuid = |leaf| match leaf {
+            0 => [1, 0, 0, 0],
+            1 => [0, 0, ecx, 0],
+            0x4000_0000 => [0x4000_0001, word(0), word(4), word(8)],
+            _ => [0; 4],
+        };
+        RawCapabilities::collect(cpuid, |_| 0).emulated_by_qemu
+    };
+    assert!(collect(1 << 31, b"TCGTCGTCGTCG"));
+    assert!(!collect(1 << 31, b"KVMKVMKVM\0\0\0"));
+    assert!(!collect(0, b"TCGTCGTCGTCG"), "the leaf means nothing without the bit");
 }
 
 #[test]
@@ -93,7 +132,7 @@ fn collecting_asks_only_for_what_exists() {
 
 #[test]
 fn cr4_and_efer_bits_follow_cpuid() {
-    assert!(QEMU_EPYC.cr4_bits().contains(Cr4::PAE | Cr4::SMEP | Cr4::SMAP | Cr4::UMIP));
+    assert!(QEMU_EPYC.cr4_bits().contains(Cr4::PAE | Cr4::SMEP | Cr4::SMAP | Cr4::FSGSBASE));
     assert!(!QEMU_EPYC.cr4_bits().intersects(Cr4::LA57 | Cr4::PKE | Cr4::PCIDE | Cr4::VMXE));
     assert_eq!(QEMU_EPYC.efer_bits() & 0xd01, 0xd01);
     let bare = RawCapabilities::default();

@@ -16,6 +16,7 @@ const CPU: RawCapabilities = RawCapabilities {
     asids: 16,
     features: SvmFeatures::NESTED_PAGING,
     vm_cr: 0,
+    emulated_by_qemu: false,
 };
 
 /// A long-mode guest that VMRUN accepts.

@@ -7,10 +7,12 @@ use super::SvmVcpu;
 use crate::capabilities::SvmFeatures;
 use crate::event;
 use crate::fields::{Clean, VirtualInterrupt, get, set};
-use anchorite_vcpu::{Event, EventKind, Rflags, Vector, VmExit};
+use anchorite_vcpu::{Event, EventKind, Gpr, Rflags, Vector, VmExit};
 
 /// Bit 14 of DR6: the debug exception is a single step.
 const DR6_SINGLE_STEP: u64 = 1 << 14;
+/// Bits 0–3 of DR6: a breakpoint was met.
+const DR6_BREAKPOINTS: u64 = 0xf;
 
 /// How often one `run` may re-enter on its own: over an IRET, and with an exception
 /// that this IRET raised.
@@ -33,10 +35,16 @@ pub(super) enum NmiState {
     /// It handles one; IRET exits.
     Blocked,
     /// The IRET that ends this is being stepped over.
-    Stepping {
-        /// The guest itself single-steps.
-        trap: bool,
-    },
+    Stepping(Step),
+}
+
+/// An IRET to be stepped over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    /// The guest itself single-steps.
+    trap: bool,
+    /// RIP and RSP before.
+    at: (u64, u64),
 }
 
 impl SvmVcpu {
@@ -75,7 +83,7 @@ impl SvmVcpu {
             return set!(self.vmcb, control.event_injection, 0);
         };
         self.demand_attention();
-        if event.kind == EventKind::ExternalInterrupt {
+        if event.kind == EventKind::ExternalInterrupt && self.raw.emulated_by_qemu {
             set!(self.vmcb, control.event_injection, 0);
             return self.offer_interrupt(event.vector);
         }
@@ -89,19 +97,21 @@ impl SvmVcpu {
         }
     }
 
-    /// The handler shall return behind the instruction that raised the event. Where the
-    /// CPU has no next-RIP field, or ignores it for INT1, RIP itself is moved; if the
-    /// delivery is interrupted, it moves back.
+    /// The handler shall return behind the instruction that raised the event. A CPU
+    /// with a next-RIP field takes the address from there for INT n, INT3 and INTO, and
+    /// from RIP for INT1 or without the field (Bochs 2.7 always does). So both hold it,
+    /// and RIP moves back if the delivery is interrupted.
     fn set_return_address(&mut self, event: &Event) {
-        let next = self.regs.rip.wrapping_add(u64::from(event.instruction_length));
-        if self.raw.features.contains(SvmFeatures::NEXT_RIP) && event::returns_to_next_rip(event) {
-            set!(self.vmcb, control.next_rip, next);
-        } else {
-            self.regs.rip = next;
-            self.advanced = event.instruction_length;
+        self.advanced = event.instruction_length;
+        self.regs.rip = self.regs.rip.wrapping_add(u64::from(self.advanced));
+        if self.raw.features.contains(SvmFeatures::NEXT_RIP) {
+            set!(self.vmcb, control.next_rip, self.regs.rip);
         }
     }
 
+    /// QEMU 7.2 can deliver an interrupt twice that EVENTINJ injects: once at VMRUN and
+    /// again when something makes it leave its main loop. V_IRQ it delivers once.
+    /// (Bochs 2.7 does not deliver V_IRQ at all unless the guest sets RFLAGS.IF anew.)
     fn offer_interrupt(&mut self, vector: Vector) {
         set!(self.vmcb, control.virtual_vector, u32::from(vector.0));
         self.use_virtual_interrupt(VirtualUse::Interrupt(vector));
@@ -175,7 +185,7 @@ impl SvmVcpu {
                     self.begin_step();
                     None
                 }
-                NmiState::Stepping { trap } => self.end_step(exit, trap),
+                NmiState::Stepping(step) => self.end_step(exit, step),
                 _ => Some(exit),
             };
             if let Some(exit) = done {
@@ -202,22 +212,29 @@ impl SvmVcpu {
     /// meanwhile, so that none pushes the borrowed TF.
     fn begin_step(&mut self) {
         let trap = self.regs.rflags & Rflags::TF.bits() != 0;
-        self.nmi = NmiState::Stepping { trap };
+        self.nmi = NmiState::Stepping(Step { trap, at: self.position() });
         self.regs.rflags |= Rflags::TF.bits();
         self.write_intercepts();
     }
 
+    fn position(&self) -> (u64, u64) {
+        (self.regs.rip, self.regs[Gpr::Rsp])
+    }
+
     /// The exit that ended the step, or `None` to enter again.
-    fn end_step(&mut self, exit: VmExit, trap: bool) -> Option<VmExit> {
+    ///
+    /// A debug exception behind the IRET is taken for the step, whatever DR6 says: the
+    /// manual lets its value open for an intercepted one, and Bochs 2.7 does not set it.
+    fn end_step(&mut self, exit: VmExit, step: Step) -> Option<VmExit> {
         let VmExit::Exception(exception) = exit else {
-            self.cancel_step(trap);
+            self.cancel_step(step);
             return Some(exit);
         };
-        if exception.vector == Vector::DEBUG && exception.qualification & DR6_SINGLE_STEP != 0 {
-            self.complete_step(trap);
+        if exception.vector == Vector::DEBUG && self.position() != step.at {
+            self.complete_step(step);
             return Some(VmExit::NmiWindow);
         }
-        self.cancel_step(trap);
+        self.cancel_step(step);
         if self.intercepted_exceptions() & 1 << (exception.vector.0 & 31) != 0 {
             return Some(exit);
         }
@@ -225,30 +242,30 @@ impl SvmVcpu {
             set!(self.vmcb, save.cr2, exception.qualification);
             self.dirty(Clean::CR2);
         }
-        let reflected =
-            Event { error_code: exception.error_code, ..Event::exception(exception.vector) };
-        self.queue(reflected);
+        self.queue(Event {
+            error_code: exception.error_code,
+            ..Event::exception(exception.vector)
+        });
         None
     }
 
-    /// IRET is done: RFLAGS are those it popped. A guest that steps by itself gets its
-    /// debug exception.
-    fn complete_step(&mut self, trap: bool) {
+    /// IRET is done: RFLAGS are those it popped. A guest that steps by itself or met a
+    /// breakpoint gets its debug exception.
+    fn complete_step(&mut self, step: Step) {
         self.nmi = NmiState::Open;
         self.write_intercepts();
-        if trap {
-            self.queue(Event::exception(Vector::DEBUG));
-        } else {
-            let dr6 = get!(self.vmcb, save.dr6);
-            set!(self.vmcb, save.dr6, dr6 & !DR6_SINGLE_STEP);
-            self.dirty(Clean::DEBUG_REGISTERS);
+        let dr6 = get!(self.vmcb, save.dr6);
+        if step.trap || dr6 & DR6_BREAKPOINTS != 0 {
+            return self.queue(Event::exception(Vector::DEBUG));
         }
+        set!(self.vmcb, save.dr6, dr6 & !DR6_SINGLE_STEP);
+        self.dirty(Clean::DEBUG_REGISTERS);
     }
 
     /// IRET is still to be executed; it will exit again.
-    fn cancel_step(&mut self, trap: bool) {
+    fn cancel_step(&mut self, step: Step) {
         self.nmi = NmiState::Blocked;
-        if !trap {
+        if !step.trap {
             self.regs.rflags &= !Rflags::TF.bits();
         }
         self.write_intercepts();

@@ -147,7 +147,7 @@ impl SvmVcpu {
         if self.nmi == NmiState::Blocked {
             misc_1 |= IRET;
         }
-        let stepping = matches!(self.nmi, NmiState::Stepping { .. });
+        let stepping = matches!(self.nmi, NmiState::Stepping(_));
         let exceptions = if stepping { u32::MAX } else { self.intercepted_exceptions() };
         set!(self.vmcb, control.cr_reads, set.cr_reads);
         set!(self.vmcb, control.cr_writes, set.cr_writes);
