@@ -1,13 +1,42 @@
-//! Time: the TSC, whose frequency Hermit knows or has measured.
+//! Time: the TSC.
+//!
+//! Hermit keeps time in microseconds of a TSC rate that it measures (30 ms) or is
+//! told, and then waits 30,000 of these microseconds to learn the rate of the local
+//! APIC's timer. Where our command line gives the TSC's rate, Hermit is told a much
+//! lower one: its microseconds are then short, both waits nearly vanish, and all
+//! that it computes from them stays in proportion. [`hermit_microseconds`] converts.
 
+use crate::boot::boot;
 use crate::instructions::rdtsc;
+use anchorite_abi::Options;
+
+/// The rate that Hermit is told where the true one is known, in MHz. The APIC's
+/// timer counts twice in a microsecond of that length on QEMU (1 GHz, divided by 8).
+pub(crate) const HERMIT_MHZ: u64 = 16;
 
 /// Ticks of the time stamp counter since power-on.
+#[inline]
 pub fn now() -> u64 {
     rdtsc()
 }
 
 /// Ticks of the time stamp counter in a second.
 pub fn ticks_per_second() -> u64 {
-    u64::from(hermit::syscalls::sys_get_processor_frequency()) * 1_000_000
+    let known = known_mhz(boot().information.command_line.as_str());
+    known.unwrap_or_else(hermit_mhz) * 1_000_000
+}
+
+/// The rate that the command line gives.
+pub(crate) fn known_mhz(command_line: &str) -> Option<u64> {
+    Options::parse(command_line).ok()?.tsc_mhz.map(u64::from)
+}
+
+/// What Hermit takes for `microseconds`.
+pub(crate) fn hermit_microseconds(microseconds: u64) -> u64 {
+    microseconds.saturating_mul(ticks_per_second() / 1_000_000) / hermit_mhz()
+}
+
+/// The rate by which Hermit counts.
+fn hermit_mhz() -> u64 {
+    u64::from(hermit::syscalls::sys_get_processor_frequency()).max(1)
 }

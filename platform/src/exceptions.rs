@@ -73,14 +73,8 @@ struct Table(UnsafeCell<[Gate; GATES]>);
 unsafe impl Sync for Table {}
 
 static TABLE: Table = Table(UnsafeCell::new(
-    [Gate {
-        offset_low: 0,
-        selector: 0,
-        options: 0,
-        offset_middle: 0,
-        offset_high: 0,
-        reserved: 0,
-    }; GATES],
+    [Gate { offset_low: 0, selector: 0, options: 0, offset_middle: 0, offset_high: 0, reserved: 0 };
+        GATES],
 ));
 
 static NMIS: AtomicU64 = AtomicU64::new(0);
@@ -96,7 +90,9 @@ pub fn install() {
         core::ptr::copy_nonoverlapping(hermit, table.as_mut_ptr(), gates.min(GATES));
         for (vector, gate) in table.iter_mut().enumerate().take(EXCEPTIONS) {
             if vector != DEVICE_NOT_AVAILABLE {
-                gate.set_offset(&raw const exception_entries as u64 + (vector * ENTRY_BYTES) as u64);
+                gate.set_offset(
+                    &raw const exception_entries as u64 + (vector * ENTRY_BYTES) as u64,
+                );
             }
         }
         lidt(&DescriptorTablePointer {

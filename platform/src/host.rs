@@ -9,6 +9,9 @@ use anchorite_vmm::cpuid::Leaf;
 use anchorite_vmm::host::Host;
 use core::num::NonZeroU64;
 
+/// How often the guest is interrupted, at least.
+const TICK_MICROSECONDS: u64 = 10_000;
+
 /// The host: Hermit's clock and tasks, COM1 as console.
 #[derive(Debug, Default)]
 pub struct HermitHost {
@@ -21,7 +24,7 @@ impl HermitHost {
     /// From here on the task has the vCPU's low priority, and a tick interrupts it.
     pub fn start() -> Self {
         console::start_input();
-        tasks::start_tick(tasks::SHORTEST_SLEEP_MICROSECONDS);
+        tasks::start_tick(TICK_MICROSECONDS);
         tasks::become_vcpu_task();
         Self { console: Console::new() }
     }

@@ -31,9 +31,9 @@ pub mod cpu;
 #[cfg(target_os = "none")]
 pub mod exceptions;
 #[cfg(target_os = "none")]
-mod instructions;
-#[cfg(target_os = "none")]
 pub mod host;
+#[cfg(target_os = "none")]
+mod instructions;
 pub mod memory;
 #[cfg(target_os = "none")]
 pub mod msr;

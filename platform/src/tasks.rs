@@ -9,20 +9,19 @@
 
 #![expect(unsafe_code, reason = "Hermit's system calls take raw function pointers")]
 
+use crate::clock;
 use core::sync::atomic::{AtomicU64, Ordering};
-use hermit::syscalls::{
-    sys_set_current_task_priority, sys_spawn2, sys_usleep, sys_yield,
-};
+use hermit::syscalls::{sys_set_current_task_priority, sys_spawn2, sys_usleep, sys_yield};
 
 /// Hermit's normal priority; larger is more urgent.
 const HELPER_PRIORITY: u8 = 2;
 /// Below every helper.
 const VCPU_PRIORITY: u8 = 1;
 const HELPER_STACK_BYTES: usize = 32 << 10;
-/// Hermit sleeps by timer from this length on; below it spins.
-pub(crate) const SHORTEST_SLEEP_MICROSECONDS: u64 = 10_000;
+/// Hermit sleeps by timer from this length on, in its own microseconds; below it spins.
+const SHORTEST_SLEEP: u64 = 10_000;
 
-static TICK_MICROSECONDS: AtomicU64 = AtomicU64::new(0);
+static HERMIT_MICROSECONDS: AtomicU64 = AtomicU64::new(SHORTEST_SLEEP);
 
 /// Starts a helper task on this CPU.
 pub(crate) fn spawn_helper(task: extern "C" fn(usize)) {
@@ -36,16 +35,17 @@ pub fn become_vcpu_task() {
     sys_yield();
 }
 
-/// Interrupts the guest every `microseconds` (10 ms at least). Call once, before
-/// [`become_vcpu_task`].
+/// Interrupts the guest every `microseconds`, or every 10 ms where that is longer
+/// than Hermit can sleep. Call once, before [`become_vcpu_task`].
 pub fn start_tick(microseconds: u64) {
-    TICK_MICROSECONDS.store(microseconds.max(SHORTEST_SLEEP_MICROSECONDS), Ordering::Relaxed);
+    let sleep = clock::hermit_microseconds(microseconds).max(SHORTEST_SLEEP);
+    HERMIT_MICROSECONDS.store(sleep, Ordering::Relaxed);
     spawn_helper(tick);
 }
 
 extern "C" fn tick(_argument: usize) {
     loop {
-        sys_usleep(TICK_MICROSECONDS.load(Ordering::Relaxed));
+        sys_usleep(HERMIT_MICROSECONDS.load(Ordering::Relaxed));
     }
 }
 

@@ -6,10 +6,10 @@ use super::information::{BootInformation, FixedString, RSDP_BYTES};
 use super::layout::Layout;
 use super::tables::Tables;
 use super::{device_tree, loaders};
-use crate::serial;
-use anchorite_abi::Options;
+use crate::{clock, serial};
 use core::cell::UnsafeCell;
 use core::fmt::Write;
+use core::mem::MaybeUninit;
 use core::num::{NonZeroU16, NonZeroU64};
 use core::ops::Range;
 use core::ptr::{addr_of, from_ref};
@@ -42,16 +42,18 @@ pub struct Boot {
 }
 
 /// Everything that `boot_main` fills and that must outlive it. All zero at first, so
-/// that its third of a MiB takes no room in the image file.
+/// that its third of a MiB takes no room in the image file, and filled in place: the
+/// boot stack is small.
 struct Handover {
     tables: Tables,
-    boot: Option<Boot>,
-    information: BootInformation,
+    boot: Boot,
+    /// Whether `boot` has been filled.
+    ready: bool,
     hermit_command_line: FixedString<64>,
     hermit_multiboot: HermitMultiboot,
     rsdp: [u8; RSDP_BYTES],
     device_tree: [u8; device_tree::BYTES],
-    raw: Option<RawBootInfo>,
+    raw: MaybeUninit<RawBootInfo>,
 }
 
 /// Written by [`boot_main`] alone, before any other code or CPU runs; read-only after.
@@ -62,13 +64,18 @@ unsafe impl Sync for HandoverCell {}
 
 static HANDOVER: HandoverCell = HandoverCell(UnsafeCell::new(Handover {
     tables: Tables::EMPTY,
-    boot: None,
-    information: BootInformation::empty(),
+    boot: Boot {
+        information: BootInformation::EMPTY,
+        layout: Layout::EMPTY,
+        image: 0..0,
+        entry_tsc: 0,
+    },
+    ready: false,
     hermit_command_line: FixedString::new(),
     hermit_multiboot: HermitMultiboot::EMPTY,
     rsdp: [0; RSDP_BYTES],
     device_tree: [0; device_tree::BYTES],
-    raw: None,
+    raw: MaybeUninit::zeroed(),
 }));
 
 /// What the start of the machine left for the rest of the run.
@@ -78,7 +85,9 @@ static HANDOVER: HandoverCell = HandoverCell(UnsafeCell::new(Handover {
 pub fn boot() -> &'static Boot {
     // SAFETY: boot_main has ended (Hermit, which it started, called us), so that
     // nobody writes any more.
-    unsafe { &*HANDOVER.0.get() }.boot.as_ref().expect("boot_main ran first")
+    let handover = unsafe { &*HANDOVER.0.get() };
+    assert!(handover.ready, "boot_main ran first");
+    &handover.boot
 }
 
 /// The multiboot 1 structure that Hermit reads: one RAM region, its window.
@@ -132,22 +141,22 @@ extern "C" fn boot_main(magic: u32, address: u32) -> ! {
     // SAFETY: this runs once, alone, before anything reads the cell.
     let handover = unsafe { &mut *HANDOVER.0.get() };
     // SAFETY: magic and address come unchanged from boot.S, which mapped 4 GiB 1:1.
-    let read = unsafe { loaders::read(magic, address, &mut handover.information) };
+    let read = unsafe { loaders::read(magic, address, &mut handover.boot.information) };
     if let Err(error) = read {
         refuse(format_args!("cannot read the boot loader's information: {error:x?}"));
     }
     let image = image_range();
-    let layout = match Layout::split(&handover.information, image.clone()) {
+    handover.boot.layout = match Layout::split(&handover.boot.information, image.clone()) {
         Ok(layout) => layout,
         Err(error) => refuse(format_args!("{error}")),
     };
     let root = handover.tables.fill(image.clone(), has_one_gib_pages());
-    prepare_hermit(handover, &layout, &image);
-    let information = core::mem::replace(&mut handover.information, BootInformation::empty());
+    prepare_hermit(handover, &image);
+    handover.boot.image = image;
     // SAFETY: boot.S wrote the word before it called us.
-    let entry_tsc = unsafe { boot_tsc };
-    handover.boot = Some(Boot { information, layout, image, entry_tsc });
-    let raw = handover.raw.as_ref().map_or(core::ptr::null(), from_ref);
+    handover.boot.entry_tsc = unsafe { boot_tsc };
+    handover.ready = true;
+    let raw = handover.raw.as_ptr();
     // SAFETY: `root` maps the image 1:1, so the next instruction is still there;
     // Hermit's `_start` wants the lowest address of its stack in RSP.
     unsafe {
@@ -166,38 +175,34 @@ extern "C" fn boot_main(magic: u32, address: u32) -> ! {
     }
 }
 
-fn prepare_hermit(handover: &mut Handover, layout: &Layout, image: &Range<u64>) {
-    handover.hermit_multiboot.fill(&layout.hermit);
-    if let Ok(Options { tsc_mhz: Some(mhz), .. }) =
-        Options::parse(handover.information.command_line.as_str())
-    {
+fn prepare_hermit(handover: &mut Handover, image: &Range<u64>) {
+    handover.hermit_multiboot.fill(&handover.boot.layout.hermit);
+    if clock::known_mhz(handover.boot.information.command_line.as_str()).is_some() {
         let mut line = LineBuffer { bytes: [0; 64], used: 0 };
-        let _ = write!(line, "anchorite -freq {mhz}");
+        let _ = write!(line, "anchorite -freq {}", clock::HERMIT_MHZ);
         handover.hermit_command_line.set(&line.bytes[..line.used]);
     }
     let mut device_tree_address = None;
-    if let Some(rsdp) = handover.information.rsdp {
+    if let Some(rsdp) = handover.boot.information.rsdp {
         handover.rsdp = rsdp;
         let address = handover.rsdp.as_ptr().addr() as u64;
         handover.device_tree = device_tree::build(address, RSDP_BYTES as u32);
         device_tree_address = NonZeroU64::new(handover.device_tree.as_ptr().addr() as u64);
     }
     // SAFETY: the cell is static and is not written again after boot_main.
-    let command_line: &'static str =
-        unsafe { &*from_ref(handover.hermit_command_line.as_str()) };
-    handover.raw = Some(RawBootInfo::from(BootInfo {
+    let command_line: &'static str = unsafe { &*from_ref(handover.hermit_command_line.as_str()) };
+    handover.raw.write(RawBootInfo::from(BootInfo {
         hardware_info: HardwareInfo {
-            phys_addr_range: image.start..layout.top,
+            phys_addr_range: image.start..handover.boot.layout.top,
             serial_port_base: NonZeroU16::new(serial::COM1),
             device_tree: device_tree_address,
         },
         load_info: LoadInfo { kernel_image_addr_range: image.clone(), tls_info: tls() },
         platform_info: PlatformInfo::Multiboot {
             command_line: Some(command_line),
-            multiboot_info_addr: NonZeroU64::new(
-                from_ref(&handover.hermit_multiboot).addr() as u64
-            )
-            .unwrap_or(NonZeroU64::MIN),
+            multiboot_info_addr:
+                NonZeroU64::new(from_ref(&handover.hermit_multiboot).addr() as u64)
+                    .unwrap_or(NonZeroU64::MIN),
         },
     }));
 }
@@ -235,7 +240,10 @@ struct LineBuffer {
 impl Write for LineBuffer {
     fn write_str(&mut self, text: &str) -> core::fmt::Result {
         let end = self.used + text.len();
-        self.bytes.get_mut(self.used..end).ok_or(core::fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.bytes
+            .get_mut(self.used..end)
+            .ok_or(core::fmt::Error)?
+            .copy_from_slice(text.as_bytes());
         self.used = end;
         Ok(())
     }

@@ -38,8 +38,10 @@ pub struct BootInformation {
 }
 
 impl BootInformation {
-    /// Nothing told yet.
-    pub const fn empty() -> Self {
+    /// Nothing told yet; all zero, so that a static one takes no room in the image.
+    pub const EMPTY: Self = Self::empty();
+
+    const fn empty() -> Self {
         Self {
             ram: FixedList::new(),
             modules: FixedList::new(),
@@ -75,24 +77,38 @@ impl BootInformation {
     }
 }
 
+/// A type with a value of all zero bytes that means nothing yet.
+pub trait Zero {
+    /// That value.
+    const ZERO: Self;
+}
+
+impl Zero for Range<u64> {
+    const ZERO: Self = 0..0;
+}
+
+impl Zero for Module {
+    const ZERO: Self = Self { range: 0..0, string: FixedString::new() };
+}
+
 /// A list in fixed storage, for code that runs before there is a heap.
 #[derive(Clone, Debug)]
 pub struct FixedList<T, const N: usize> {
-    items: [Option<T>; N],
+    items: [T; N],
     count: usize,
 }
 
-impl<T, const N: usize> FixedList<T, N> {
+impl<T: Zero, const N: usize> FixedList<T, N> {
     /// An empty list.
     pub const fn new() -> Self {
-        Self { items: [const { None }; N], count: 0 }
+        Self { items: [const { T::ZERO }; N], count: 0 }
     }
 
     /// Appends `item`; `false` where the list is full.
     pub fn push(&mut self, item: T) -> bool {
         match self.items.get_mut(self.count) {
             Some(slot) => {
-                *slot = Some(item);
+                *slot = item;
                 self.count += 1;
                 true
             }
@@ -102,7 +118,7 @@ impl<T, const N: usize> FixedList<T, N> {
 
     /// The items in order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.items.iter().flatten()
+        self.items[..self.count].iter()
     }
 
     /// How many there are.
@@ -116,7 +132,7 @@ impl<T, const N: usize> FixedList<T, N> {
     }
 }
 
-impl<T, const N: usize> Default for FixedList<T, N> {
+impl<T: Zero, const N: usize> Default for FixedList<T, N> {
     fn default() -> Self {
         Self::new()
     }
@@ -164,10 +180,11 @@ mod tests {
 
     #[test]
     fn a_full_list_refuses_and_keeps_what_it_has() {
-        let mut list = FixedList::<u8, 2>::new();
-        assert!(list.push(1) && list.push(2));
-        assert!(!list.push(3));
-        assert!(list.iter().eq([&1, &2]));
+        let mut list = FixedList::<Range<u64>, 2>::new();
+        assert!(list.is_empty());
+        assert!(list.push(1..2) && list.push(3..4));
+        assert!(!list.push(5..6));
+        assert!(list.iter().eq([&(1..2), &(3..4)]));
     }
 
     #[test]
@@ -183,7 +200,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_counted() {
-        let mut information = BootInformation::empty();
+        let mut information = BootInformation::EMPTY;
         for index in 0..MAX_MODULES as u64 + 2 {
             information.add_module(index..index + 1, b"m");
         }

@@ -50,6 +50,9 @@ impl fmt::Display for LayoutError {
 }
 
 impl Layout {
+    /// Nothing divided yet; all zero.
+    pub const EMPTY: Self = Self { hermit: 0..0, top: 0, free: [const { 0..0 }; MAX_REGIONS] };
+
     /// Splits the RAM that `information` lists around the `image` and the modules.
     pub fn split(information: &BootInformation, image: Range<u64>) -> Result<Self, LayoutError> {
         let top = information.ram.iter().map(|range| range.end).max();
@@ -138,7 +141,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn qemu(mib: u64) -> BootInformation {
-        let mut information = BootInformation::empty();
+        let mut information = BootInformation::EMPTY;
         information.add_ram(0..0x9fc00);
         information.add_ram(MIB..mib * MIB - 0x20000);
         information
@@ -178,15 +181,12 @@ mod tests {
             Layout::split(&qemu(12), image()),
             Err(LayoutError::TooSmall { wanted: HERMIT_BYTES })
         );
-        assert_eq!(
-            Layout::split(&BootInformation::empty(), image()),
-            Err(LayoutError::NoMemoryMap)
-        );
+        assert_eq!(Layout::split(&BootInformation::EMPTY, image()), Err(LayoutError::NoMemoryMap));
     }
 
     #[test]
     fn memory_above_4_gib_is_free_but_never_hermits() {
-        let mut information = BootInformation::empty();
+        let mut information = BootInformation::EMPTY;
         information.add_ram(4096 * MIB..8192 * MIB);
         assert!(Layout::split(&information, image()).is_err());
         information.add_ram(MIB..64 * MIB);

@@ -96,8 +96,10 @@ unsafe fn read_multiboot2(
     }
     for module in loader.module_tags() {
         let string = module.cmdline().unwrap_or_default();
-        information
-            .add_module(module.start_address().into()..module.end_address().into(), string.as_bytes());
+        information.add_module(
+            module.start_address().into()..module.end_address().into(),
+            string.as_bytes(),
+        );
     }
     information.rsdp = root_pointer(&loader);
     Ok(())

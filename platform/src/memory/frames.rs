@@ -49,7 +49,8 @@ impl Frames {
             // SAFETY: the regions are RAM that the layout gave to nobody else, mapped
             // and writable through the direct map for as long as the machine runs.
             // One too small for talc's own needs is left unused.
-            let _ = unsafe { arena.lock().claim(direct_map::pointer(region.start).as_ptr(), bytes) };
+            let _ =
+                unsafe { arena.lock().claim(direct_map::pointer(region.start).as_ptr(), bytes) };
         }
         Self { arena, slabs: Vec::new() }
     }
