@@ -8,6 +8,7 @@ use anchorite_platform::host::HermitHost;
 use anchorite_vcpu::{Capabilities, Vcpu};
 use anchorite_vmm::action::Outcome;
 use anchorite_vmm::machine::Machine;
+use anchorite_vmm::screen;
 use anchorite_vmm::translation::Translation;
 use core::fmt::Write;
 
@@ -28,7 +29,7 @@ pub(crate) fn greet(console: &mut Console, options: &Options<'_>, cpu: &Capabili
     );
 }
 
-/// The counters and the verdict; returns the status that the run ends with.
+/// The screen, the counters and the verdict; returns the status that the run ends with.
 ///
 /// `boot_ticks` went by between the image's first instruction and the guest's.
 pub(crate) fn end<B: Vcpu, T: Translation>(
@@ -39,6 +40,7 @@ pub(crate) fn end<B: Vcpu, T: Translation>(
 ) -> u8 {
     let verdict = outcome.verdict();
     let mut text = String::new();
+    let _ = screen::write(machine.memory(), &mut text);
     let _ = write_table(machine, boot_ticks, &mut text);
     if options.json {
         let _ = write_json(machine, &verdict, boot_ticks, &mut text);

@@ -56,6 +56,7 @@ pub mod machine;
 pub mod memory;
 pub mod msr;
 mod run;
+pub mod screen;
 pub mod start;
 pub mod translation;
 
