@@ -1,7 +1,8 @@
 //! Child processes that cannot hang and are not left behind.
 //!
 //! Every child leads a process group of its own and has a time limit. The groups that are alive
-//! are registered, and an interrupt (Ctrl-C, SIGTERM, SIGHUP) kills them before xtask ends.
+//! are registered, and an interrupt (Ctrl-C, SIGTERM, SIGHUP) kills them before xtask ends. (The
+//! one exception is apt-get while it installs: broken off it would leave the system half changed.)
 //! Should xtask itself be killed, `setpriv --pdeathsig` (util-linux) takes emulators along.
 
 use std::collections::BTreeSet;
@@ -126,6 +127,17 @@ impl Drop for Running {
 pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<()> {
     command.stdin(Stdio::null());
     let status = Running::start(command)?.wait(limit)?;
+    check(command, status)
+}
+
+/// Runs a program that must not be broken off: an interrupt leaves it alone, and so does the end
+/// of xtask, which is why its output goes nowhere (its complaints do come out).
+pub(crate) fn run_unbroken(command: &mut Command) -> Result<()> {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+    let status = command.status().map_err(|source| Error::Spawn {
+        program: command.get_program().to_string_lossy().into_owned(),
+        source,
+    })?;
     check(command, status)
 }
 

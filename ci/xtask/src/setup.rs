@@ -163,6 +163,10 @@ impl Apt {
                 why: "not root and no sudo here; ask whoever may install packages".into(),
             });
         }
+        if !root && !installed.is_empty() && !may_use_sudo() {
+            let why = "sudo does not let us install packages".into();
+            return Err(Error::Package { names: names(), why });
+        }
         Ok(Self { sudo: !root })
     }
 
@@ -212,9 +216,9 @@ impl Apt {
             .args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "-qq"])
             .arg("--no-install-recommends")
             .args(packages.iter().map(Package::argument));
-        let outcome = process::capture(&mut command, APT_LIMIT);
+        let outcome = process::run_unbroken(&mut command);
         spinner.finish_and_clear();
-        outcome.map(drop).map_err(|error| refused(packages, &error))
+        outcome.map_err(|error| refused(packages, &error))
     }
 
     /// Downloads into a scratch folder and unpacks from there.
@@ -236,6 +240,11 @@ impl Apt {
         let _ = fs::remove_dir_all(&scratch);
         outcome.map_err(|error| refused(packages, &error))
     }
+}
+
+/// Lets sudo ask for a password, as long as it can: later it runs away from the terminal.
+fn may_use_sudo() -> bool {
+    Command::new("sudo").arg("--validate").status().is_ok_and(|status| status.success())
 }
 
 fn unpack_all(scratch: &Path, folder: &Path) -> Result<()> {
