@@ -177,7 +177,8 @@ mod interrupts {
             )
             .after(raise(0x80), out(port::RAISE_INTERRUPT, 1))
             .after(|_| {}, out(port::RAISE_NMI, 1))
-            .after(|vcpu| vcpu.untaken = None, VmExit::InterruptWindow);
+            .after(|vcpu| vcpu.untaken = None, VmExit::InterruptWindow)
+            .then(VmExit::InterruptWindow);
         let machine = finish(vcpu);
         let expected = [
             Event::fault(Vector::ALIGNMENT_CHECK, 0),

@@ -1,0 +1,203 @@
+//! Shadow paging: the engine of `anchorite-shadow` behind the run loop's trait.
+//!
+//! The machine has one vCPU, and everything here runs while it is outside the guest.
+//! So a promise that every vCPU flushes is kept at once: the vCPU obeys the flush
+//! that its next entry names.
+
+use super::{Entry, FaultOutcome, OutOfTables, Translation};
+use crate::memory::{GuestWrite, Memslot, Memslots, SlotChange, SlotId};
+use alloc::vec::Vec;
+use anchorite_addr::Gva;
+use anchorite_shadow::{
+    self as engine, Access, AddVcpuError, EnterError, FlushPromise, RegisterFault, Registers,
+    RootFormat, ShadowMmu, SlotSpec, TlbFlush, Usage, VcpuId,
+};
+use anchorite_vcpu::exit::NestedFault;
+use anchorite_vcpu::root::ShadowFormat;
+use anchorite_vcpu::{ControlRegister, FlushScope, Root};
+
+/// The engine `E` as the translation of the machine's one vCPU.
+#[derive(Debug)]
+pub struct Shadow<E> {
+    engine: E,
+    vcpu: VcpuId,
+    /// The engine's name of each of the machine's slots.
+    slots: Vec<(SlotId, engine::SlotId)>,
+    loaded: Option<Root>,
+    quota: u32,
+    /// A change of slots found no memory for its bookkeeping: the guest must stop.
+    exhausted: bool,
+}
+
+impl<E: ShadowMmu> Shadow<E> {
+    /// An engine without slots or vCPUs as the translation of one vCPU after reset.
+    pub fn new(mut engine: E) -> Result<Self, AddVcpuError> {
+        let vcpu = engine.add_vcpu(Registers::RESET)?;
+        let quota = engine.usage().quota;
+        Ok(Self { engine, vcpu, slots: Vec::new(), loaded: None, quota, exhausted: false })
+    }
+
+    /// The engine, for its counters.
+    pub const fn engine(&self) -> &E {
+        &self.engine
+    }
+
+    /// The shadow pages by state.
+    pub fn usage(&self) -> Usage {
+        self.engine.usage()
+    }
+
+    /// Keeps `promise`: the only vCPU is outside the guest.
+    fn keep(&mut self, promise: FlushPromise) {
+        let kept = self.engine.discharge(promise, |_| {});
+        debug_assert!(kept.is_ok(), "the only vCPU is outside the guest");
+    }
+
+    fn name_of(&self, id: SlotId) -> Option<engine::SlotId> {
+        self.slots.iter().find(|(ours, _)| *ours == id).map(|(_, theirs)| *theirs)
+    }
+
+    fn add_slot(&mut self, slot: &Memslot) {
+        match self.engine.add_slot(spec(slot)) {
+            Ok(name) => self.slots.push((slot.id, name)),
+            Err(_) => self.exhausted = true,
+        }
+    }
+
+    /// Carries `change` over to the slot of the same name in the engine.
+    fn change_slot(
+        &mut self,
+        id: SlotId,
+        change: impl FnOnce(&mut E, engine::SlotId) -> Result<FlushPromise, engine::SlotError>,
+    ) {
+        let done = self.name_of(id).map(|name| change(&mut self.engine, name));
+        match done {
+            Some(Ok(promise)) => self.keep(promise),
+            Some(Err(_)) | None => self.exhausted = true,
+        }
+    }
+
+    fn root(&self, entry: &engine::Entry) -> Root {
+        let format = match entry.format {
+            RootFormat::Pae => ShadowFormat::Pae,
+            RootFormat::FourLevel => ShadowFormat::FourLevel,
+            RootFormat::FiveLevel => ShadowFormat::FiveLevel,
+        };
+        Root::Shadow { cr3: entry.root, format }
+    }
+}
+
+impl<E: ShadowMmu> Translation for Shadow<E> {
+    #[inline]
+    fn enter(&mut self) -> Result<Entry, OutOfTables> {
+        if self.exhausted {
+            return Err(OutOfTables);
+        }
+        let entry = loop {
+            match self.engine.enter(self.vcpu) {
+                Ok(entry) => break entry,
+                Err(EnterError::Retry(promise)) => self.keep(promise),
+                Err(EnterError::OutOfMemory) => return Err(OutOfTables),
+            }
+        };
+        let root = Some(self.root(&entry));
+        let changed = self.loaded != root;
+        self.loaded = root;
+        let flush = match entry.flush {
+            TlbFlush::None => None,
+            TlbFlush::Address(gva) => Some(FlushScope::Address(gva)),
+            TlbFlush::All => Some(FlushScope::All),
+        };
+        Ok(Entry { root: root.filter(|_| changed), flush })
+    }
+
+    #[inline]
+    fn leave(&mut self) {
+        self.engine.leave(self.vcpu);
+    }
+
+    /// Under a shadow root no nested tables exist, so that none can refuse.
+    fn nested_fault(&mut self, _: &Memslots, fault: &NestedFault) -> FaultOutcome {
+        FaultOutcome::Mmio { gpa: fault.gpa }
+    }
+
+    #[inline]
+    fn page_fault(&mut self, _: &Memslots, gva: Gva, access: Access) -> FaultOutcome {
+        match self.engine.page_fault(self.vcpu, gva, access) {
+            engine::FaultOutcome::Fixed | engine::FaultOutcome::Spurious => FaultOutcome::Resolved,
+            engine::FaultOutcome::Guest(fault) => FaultOutcome::Guest(fault),
+            engine::FaultOutcome::EmulateWrite { gpa } | engine::FaultOutcome::Emulate { gpa } => {
+                FaultOutcome::Emulate { gpa }
+            }
+            engine::FaultOutcome::Mmio { gpa } => FaultOutcome::Mmio { gpa },
+            engine::FaultOutcome::ReadOnly { gpa } => FaultOutcome::ReadOnly { gpa },
+            engine::FaultOutcome::Retry(promise) => {
+                self.keep(promise);
+                FaultOutcome::Resolved
+            }
+            engine::FaultOutcome::OutOfMemory => FaultOutcome::OutOfTables,
+        }
+    }
+
+    fn slot_changed(&mut self, _: &Memslots, change: &SlotChange) {
+        match change {
+            SlotChange::Added(slot) => self.add_slot(slot),
+            SlotChange::Deleted(slot) => {
+                self.change_slot(slot.id, E::delete_slot);
+                self.slots.retain(|(id, _)| *id != slot.id);
+            }
+            SlotChange::Moved { from, to } => {
+                self.change_slot(from.id, |engine, name| engine.move_slot(name, to.first));
+            }
+            SlotChange::RightsChanged(slot) => {
+                let read_only = slot.read_only;
+                self.change_slot(slot.id, |engine, name| engine.set_read_only(name, read_only));
+            }
+        }
+    }
+
+    fn guest_wrote(&mut self, write: GuestWrite) {
+        self.engine.guest_wrote(write.gpa, write.bytes);
+    }
+
+    fn registers_changed(
+        &mut self,
+        register: Option<ControlRegister>,
+        registers: Registers,
+    ) -> Result<(), RegisterFault> {
+        let (engine, vcpu) = (&mut self.engine, self.vcpu);
+        match register {
+            Some(ControlRegister::Cr0) => engine.set_cr0(vcpu, registers.cr0),
+            Some(ControlRegister::Cr3) => engine.set_cr3(vcpu, registers.cr3),
+            Some(ControlRegister::Cr4) => engine.set_cr4(vcpu, registers.cr4),
+            Some(ControlRegister::Efer) => engine.set_efer(vcpu, registers.efer),
+            Some(ControlRegister::Cr2 | ControlRegister::Cr8) => Ok(()),
+            None => engine.set_registers(vcpu, registers),
+        }
+    }
+
+    #[inline]
+    fn invalidate(&mut self, gva: Gva) {
+        self.engine.invlpg(self.vcpu, gva);
+    }
+
+    fn zap_all(&mut self) {
+        let promise = self.engine.zap_all();
+        while self.engine.zap_continue() {}
+        self.keep(promise);
+    }
+
+    /// 0 lifts the limit again.
+    fn limit(&mut self, pages: u32) {
+        self.engine.set_quota(if pages == 0 { self.quota } else { pages });
+    }
+}
+
+fn spec(slot: &Memslot) -> SlotSpec {
+    SlotSpec {
+        base: slot.first,
+        pages: slot.frames,
+        host: slot.host,
+        read_only: slot.read_only,
+    }
+}
