@@ -334,3 +334,22 @@ fn segments_that_overlap_or_leave_ram_are_refused() {
         assert!(matches!(found, Problem::OutsideRam { .. }), "{start:#x}: {found}");
     }
 }
+
+#[test]
+fn a_segment_may_fill_ram_to_its_last_byte_and_not_one_more() {
+    let last = |bytes| {
+        let segment = Segment::load(0x10_0000, &files::CODE, bytes);
+        files::elf32(0x10_0000, &[segment])
+    };
+    let ram = || FakeRam::new(&[(0, 0xa_0000), (0x10_0000, 0x3000)]);
+    assert!(load_checked(&bare(Kind::Auto, &last(0x3000)), &mut ram()).is_ok());
+    let found = load_checked(&bare(Kind::Auto, &last(0x3001)), &mut ram()).expect_err("too long");
+    assert!(matches!(found.problem, Problem::OutsideRam { bytes: 0x3001, .. }), "{found}");
+}
+
+#[test]
+fn an_entry_at_the_end_of_its_segment_is_refused() {
+    let file = |entry| files::elf32(entry, &[Segment::load(0x10_0000, &files::CODE, 0x10)]);
+    assert_eq!(protected(&loaded(&file(0x10_000f), &mut FakeRam::pc(4))).eip, 0x10_000f);
+    assert_eq!(field_of(&problem(&file(0x10_0010))), "e_entry of the ELF header");
+}
