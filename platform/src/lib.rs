@@ -18,7 +18,6 @@
 //! The pure parts build for the host too, where their tests run.
 #![cfg_attr(target_os = "none", no_std)]
 
-#[cfg(target_os = "none")]
 extern crate alloc;
 
 pub mod boot;

@@ -3,6 +3,7 @@
 use anchorite_abi::OptionError;
 use anchorite_loader::LoadError;
 use anchorite_platform::memory::NoRoom;
+use anchorite_shadow::{AddVcpuError, ConfigError};
 use anchorite_vcpu::Unavailable;
 use anchorite_vmm::action::Stop;
 use anchorite_vmm::memory::SlotError;
@@ -23,6 +24,15 @@ pub(crate) enum Failure<'a> {
         /// The name given.
         kind: &'a str,
     },
+    /// `zap=` names no policy of the shadow engine.
+    UnknownPolicy {
+        /// The name given.
+        name: &'a str,
+    },
+    /// The shadow engine refuses its settings.
+    Engine(ConfigError),
+    /// The shadow engine refuses the vCPU.
+    AddVcpu(AddVcpuError),
     /// The CPU has neither SVM nor VMX.
     NoExtension,
     /// The virtualization extension cannot be used.
@@ -49,6 +59,12 @@ impl fmt::Display for Failure<'_> {
             Self::UnknownKind { kind } => {
                 write!(f, "kind={kind}: {}", anchorite_loader::UnknownKind)
             }
+            Self::UnknownPolicy { name } => write!(
+                f,
+                "zap={name} is not walk, batch, batch:N, quota, reuse, background or tagged"
+            ),
+            Self::Engine(error) => write!(f, "the shadow engine cannot be set up: {error:?}"),
+            Self::AddVcpu(error) => write!(f, "the shadow engine takes no vCPU: {error:?}"),
             Self::NoExtension => f.write_str(
                 "this CPU shows neither SVM (CPUID 0x80000001 ECX bit 2) nor VMX (CPUID 1 ECX \
                  bit 5); use a CPU model that has one, or enable it in the firmware's set-up",

@@ -2,18 +2,21 @@
 
 use crate::failure::Failure;
 use alloc::vec::Vec;
-use anchorite_abi::Options;
+use anchorite_abi::{Mmu, Options};
 use anchorite_addr::{Gfn, Gpa, PAGE_BYTES};
 use anchorite_loader::{self as loader, Entry, Guest, Kind, MemoryRange, OutsideRam, RangeKind};
 use anchorite_platform::host::HermitHost;
-use anchorite_platform::memory::{GuestRam, modules};
+use anchorite_platform::memory::{GuestRam, ShadowMachine, modules};
+use anchorite_shadow::{AnyMmu, Config, PolicyKind};
 use anchorite_vcpu::{DescriptorTable, Gpr, Vcpu};
 use anchorite_vmm::machine::Machine;
 use anchorite_vmm::memory::{AccessError, GuestMemory, Memslot, SlotId};
 use anchorite_vmm::start::{StartMode, StartState};
-use anchorite_vmm::translation::Translation;
+use anchorite_vmm::translation::{Shadow, Translation};
 use core::fmt::Write;
 
+/// Shadow pages where the command line does not say: 33 MiB.
+const DEFAULT_SHADOW_PAGES: u32 = 4096;
 /// RAM that a PC's memory map shows below 1 MiB.
 const LOW_RAM_BYTES: u64 = 0x9_fc00;
 /// Where RAM goes on above the hole of the video memory and the BIOS.
@@ -56,6 +59,33 @@ pub(crate) fn load<'a, B: Vcpu, T: Translation>(
     }
     machine.start(&start_state(&loaded.entry))?;
     Ok(())
+}
+
+/// The engine as `options` want it, on `memory`.
+pub(crate) fn shadow<'a>(
+    memory: ShadowMachine,
+    options: &Options<'a>,
+) -> Result<Shadow<AnyMmu<ShadowMachine>>, Failure<'a>> {
+    let name = options.zap.unwrap_or(PolicyKind::Tagged.name());
+    let (policy, batch) = name.split_once(':').map_or((name, None), |(a, b)| (a, Some(b)));
+    let unknown = Failure::UnknownPolicy { name };
+    let Some(policy) = PolicyKind::from_name(policy) else { return Err(unknown) };
+    let mut config = Config { quota: shadow_pages(options), ..Config::default() };
+    if let Some(batch) = batch {
+        let Ok(batch) = batch.parse() else { return Err(unknown) };
+        config.batch = batch;
+    }
+    let engine = AnyMmu::new(policy, memory, config).map_err(Failure::Engine)?;
+    Shadow::new(engine).map_err(Failure::AddVcpu)
+}
+
+/// Shadow pages to keep memory for; 0 under nested paging.
+pub(crate) fn shadow_pages(options: &Options<'_>) -> u32 {
+    match (options.mmu, options.shadow_pages) {
+        (Mmu::Nested, _) => 0,
+        (Mmu::Shadow, 0) => DEFAULT_SHADOW_PAGES,
+        (Mmu::Shadow, pages) => pages,
+    }
 }
 
 fn kind<'a>(options: &Options<'a>) -> Result<Kind, Failure<'a>> {

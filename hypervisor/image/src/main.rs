@@ -45,7 +45,11 @@ fn prepare<'a>(
         );
     }
     let options = Options::parse(boot.information.command_line.as_str())?;
-    let memory = Memory::divide(&boot.layout, u64::from(options.mem_mib) << 20)?;
+    let memory = Memory::divide(
+        &boot.layout,
+        u64::from(options.mem_mib) << 20,
+        guest::shadow_pages(&options),
+    )?;
     Ok((options, memory))
 }
 

@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::{fail, guest, report};
-use anchorite_abi::Options;
+use anchorite_abi::{Mmu, Options};
 use anchorite_platform::boot::Boot;
 use anchorite_platform::clock;
 use anchorite_platform::cpu::{self, Extension};
@@ -11,24 +11,23 @@ use anchorite_platform::memory::{Frames, GuestRam, Memory};
 use anchorite_svm::{Npt, SvmCpu, SvmVcpu};
 use anchorite_vcpu::{NestedFormat, Unavailable, Vcpu};
 use anchorite_vmm::machine::{Config, Machine};
-use anchorite_vmm::translation::Nested;
+use anchorite_vmm::translation::{Nested, Translation};
 use anchorite_vmx::{Ept, VmxCpu, VmxVcpu};
 
 /// Runs the guest on the extension that this CPU has.
 pub(crate) fn run_guest(
     options: &Options<'_>,
-    memory: Memory,
+    mut memory: Memory,
     boot: &Boot,
     mut host: HermitHost,
 ) -> u8 {
-    let Memory { guest, mut frames } = memory;
     match cpu::extension() {
-        Some(Extension::Svm) => match svm(&mut frames) {
-            Ok(vcpu) => run_on::<_, Npt>(vcpu, options, guest, frames, boot, host),
+        Some(Extension::Svm) => match svm(&mut memory.frames) {
+            Ok(vcpu) => run_on::<_, Npt>(vcpu, options, memory, boot, host),
             Err(error) => fail(&mut host, &error.into()),
         },
-        Some(Extension::Vmx) => match vmx(&mut frames) {
-            Ok(vcpu) => run_on::<_, Ept>(vcpu, options, guest, frames, boot, host),
+        Some(Extension::Vmx) => match vmx(&mut memory.frames) {
+            Ok(vcpu) => run_on::<_, Ept>(vcpu, options, memory, boot, host),
             Err(error) => fail(&mut host, &error.into()),
         },
         None => fail(&mut host, &Failure::NoExtension),
@@ -47,21 +46,35 @@ fn vmx(frames: &mut Frames) -> Result<VmxVcpu, Unavailable> {
 fn run_on<B: Vcpu, F: NestedFormat>(
     vcpu: B,
     options: &Options<'_>,
-    ram: GuestRam,
-    frames: Frames,
+    memory: Memory,
     boot: &Boot,
     mut host: HermitHost,
 ) -> u8 {
-    let gigabyte_pages = vcpu.capabilities().nested_1g_pages;
+    let Memory { guest, shadow, frames } = memory;
     report::greet(host.console(), options, vcpu.capabilities());
-    let translation = match Nested::<F, _>::new(frames, gigabyte_pages) {
-        Ok(translation) => translation,
-        Err(error) => return fail(&mut host, &error.into()),
-    };
+    match (options.mmu, shadow) {
+        (Mmu::Shadow, Some(memory)) => match guest::shadow(memory, options) {
+            Ok(translation) => run_with(vcpu, translation, options, &guest, boot, host),
+            Err(error) => fail(&mut host, &error),
+        },
+        _ => match Nested::<F, _>::new(frames, vcpu.capabilities().nested_1g_pages) {
+            Ok(translation) => run_with(vcpu, translation, options, &guest, boot, host),
+            Err(error) => fail(&mut host, &error.into()),
+        },
+    }
+}
+
+fn run_with<B: Vcpu, T: Translation>(
+    vcpu: B,
+    translation: T,
+    options: &Options<'_>,
+    ram: &GuestRam,
+    boot: &Boot,
+    host: HermitHost,
+) -> u8 {
     let config = Config { limit_seconds: options.timeout_s, ..Config::default() };
-    let host_memory = ram.clone();
-    let mut machine = Machine::new(vcpu, translation, host_memory, host, config);
-    if let Err(failure) = guest::load(&mut machine, &ram, options) {
+    let mut machine = Machine::new(vcpu, translation, ram.clone(), host, config);
+    if let Err(failure) = guest::load(&mut machine, ram, options) {
         return fail(machine.host(), &failure);
     }
     let boot_ticks = clock::now().wrapping_sub(boot.entry_tsc);

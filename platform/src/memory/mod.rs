@@ -8,6 +8,8 @@ mod frames;
 mod guest_ram;
 #[cfg(target_os = "none")]
 mod modules;
+#[cfg(target_os = "none")]
+mod shadow;
 mod split;
 
 #[cfg(target_os = "none")]
@@ -16,7 +18,9 @@ pub use frames::Frames;
 pub use guest_ram::GuestRam;
 #[cfg(target_os = "none")]
 pub use modules::{Module, modules};
-pub use split::{NoRoom, guest_range};
+#[cfg(target_os = "none")]
+pub use shadow::ShadowMachine;
+pub use split::{NoRoom, take};
 
 /// Where physical address 0 is mapped; see [`crate::boot`].
 pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
@@ -28,6 +32,8 @@ pub const DIRECT_MAP_BYTES: u64 = 64 << 30;
 pub struct Memory {
     /// The guest's RAM.
     pub guest: GuestRam,
+    /// Memory for shadow pages, where any were asked for.
+    pub shadow: Option<ShadowMachine>,
     /// Everything else.
     pub frames: Frames,
 }
@@ -35,14 +41,20 @@ pub struct Memory {
 #[cfg(target_os = "none")]
 impl Memory {
     /// Divides what `layout` left free. Call once.
-    pub fn divide(layout: &crate::boot::layout::Layout, guest_bytes: u64) -> Result<Self, NoRoom> {
-        let guest = guest_range(layout.free(), guest_bytes)?;
-        let rest = layout.free().flat_map(|free| {
-            let below = free.start..free.end.min(guest.start.max(free.start));
-            let above = free.start.max(guest.end.min(free.end))..free.end;
-            [below, above].into_iter().filter(|part| !part.is_empty())
-        });
-        let frames = Frames::new(rest);
-        Ok(Self { guest: GuestRam::new(guest), frames })
+    pub fn divide(
+        layout: &crate::boot::layout::Layout,
+        guest_bytes: u64,
+        shadow_pages: u32,
+    ) -> Result<Self, NoRoom> {
+        let mut free = layout.free().collect();
+        let guest = GuestRam::new(take(&mut free, guest_bytes)?);
+        let region = match shadow_pages {
+            0 => None,
+            pages => Some(take(&mut free, ShadowMachine::bytes_for(pages.into()))?),
+        };
+        let frames = Frames::new(free.into_iter());
+        let machine = |region| ShadowMachine::new(region, guest.clone(), frames.clone());
+        let shadow = region.map(machine);
+        Ok(Self { guest, shadow, frames })
     }
 }

@@ -68,6 +68,51 @@ pub trait Environment {
     }
 }
 
+/// So that the emulator is compiled once, however many kinds of machine there are.
+impl Environment for &mut dyn Environment {
+    fn segment(&self, register: SegmentRegister) -> Segment {
+        (**self).segment(register)
+    }
+
+    fn load(&mut self, address: Gva, size: u8, access: Access) -> Result<u64, Fault> {
+        (**self).load(address, size, access)
+    }
+
+    fn store(&mut self, address: Gva, size: u8, value: u64) -> Result<(), Fault> {
+        (**self).store(address, size, value)
+    }
+
+    fn store_if_unchanged(
+        &mut self,
+        address: Gva,
+        size: u8,
+        expected: u64,
+        value: u64,
+    ) -> Result<bool, Fault> {
+        (**self).store_if_unchanged(address, size, expected, value)
+    }
+
+    fn check_store(&mut self, address: Gva, size: u8) -> Result<(), Fault> {
+        (**self).check_store(address, size)
+    }
+
+    fn xmm(&mut self, number: u8) -> Result<u128, Fault> {
+        (**self).xmm(number)
+    }
+
+    fn set_xmm(&mut self, number: u8, value: u128) -> Result<(), Fault> {
+        (**self).set_xmm(number, value)
+    }
+
+    fn port_in(&mut self, port: u16, size: u8) -> Result<u32, Fault> {
+        (**self).port_in(port, size)
+    }
+
+    fn port_out(&mut self, port: u16, size: u8, value: u32) -> Result<(), Fault> {
+        (**self).port_out(port, size, value)
+    }
+}
+
 /// Why an access did not happen. Nothing has been changed by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {

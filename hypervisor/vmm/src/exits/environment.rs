@@ -42,7 +42,8 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let mode = Mode::of(&self.vcpu);
         let mut registers = self.vcpu.regs().clone();
         let mut guest = Guest::new(self);
-        let outcome = emulate(bytes.as_slice(), &mut registers, mode, &mut guest);
+        let mut environment: &mut dyn Environment = &mut guest;
+        let outcome = emulate(bytes.as_slice(), &mut registers, mode, &mut environment);
         let stop = guest.stop;
         *self.vcpu.regs_mut() = registers;
         match (stop, outcome) {

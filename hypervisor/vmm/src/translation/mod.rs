@@ -5,8 +5,10 @@
 //! trait. The run loop drives either without knowing which.
 
 mod nested;
+mod shadow;
 
 pub use nested::{Nested, NestedStats, TableFrames};
+pub use shadow::Shadow;
 
 use crate::memory::{GuestWrite, Memslots, SlotChange};
 use anchorite_addr::{Gpa, Gva};

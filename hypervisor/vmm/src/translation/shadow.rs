@@ -157,7 +157,10 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
     }
 
     fn guest_wrote(&mut self, write: GuestWrite) {
-        self.engine.guest_wrote(write.gpa, write.bytes);
+        match write {
+            GuestWrite::Range { first, bytes } => self.engine.guest_wrote(first, bytes),
+            GuestWrite::Everything => self.zap_all(),
+        }
     }
 
     fn registers_changed(
@@ -194,10 +197,5 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
 }
 
 fn spec(slot: &Memslot) -> SlotSpec {
-    SlotSpec {
-        base: slot.first,
-        pages: slot.frames,
-        host: slot.host,
-        read_only: slot.read_only,
-    }
+    SlotSpec { base: slot.first, pages: slot.frames, host: slot.host, read_only: slot.read_only }
 }
