@@ -76,15 +76,6 @@ impl<E: ShadowMmu> Shadow<E> {
             Some(Err(_)) | None => self.exhausted = true,
         }
     }
-
-    fn root(&self, entry: &engine::Entry) -> Root {
-        let format = match entry.format {
-            RootFormat::Pae => ShadowFormat::Pae,
-            RootFormat::FourLevel => ShadowFormat::FourLevel,
-            RootFormat::FiveLevel => ShadowFormat::FiveLevel,
-        };
-        Root::Shadow { cr3: entry.root, format }
-    }
 }
 
 impl<E: ShadowMmu> Translation for Shadow<E> {
@@ -100,7 +91,7 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
                 Err(EnterError::OutOfMemory) => return Err(OutOfTables),
             }
         };
-        let root = Some(self.root(&entry));
+        let root = Some(root_of(&entry));
         let changed = self.loaded != root;
         self.loaded = root;
         let flush = match entry.flush {
@@ -194,6 +185,15 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
     fn limit(&mut self, pages: u32) {
         self.engine.set_quota(if pages == 0 { self.quota } else { pages });
     }
+}
+
+fn root_of(entry: &engine::Entry) -> Root {
+    let format = match entry.format {
+        RootFormat::Pae => ShadowFormat::Pae,
+        RootFormat::FourLevel => ShadowFormat::FourLevel,
+        RootFormat::FiveLevel => ShadowFormat::FiveLevel,
+    };
+    Root::Shadow { cr3: entry.root, format }
 }
 
 fn spec(slot: &Memslot) -> SlotSpec {
