@@ -32,6 +32,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let (base, pages) = (slot.base, slot.pages);
         if slot.log.is_none() {
             slot.log = Some(empty_log(pages)?);
+            self.slots.note_change();
             self.write_protect_range(base, pages);
         }
         Ok(self.promise())

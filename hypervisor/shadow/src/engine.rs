@@ -209,6 +209,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> ShadowMmu for Mmu<M, P, TAG_
 
     fn stop_dirty_log(&mut self, slot: SlotId) -> Result<(), SlotError> {
         self.slots.get_mut(slot)?.log = None;
+        self.slots.note_change();
         Ok(())
     }
 

@@ -12,8 +12,8 @@ use crate::memory::Machine;
 use crate::mmio;
 use crate::mmu::Mmu;
 use crate::outcome::FaultOutcome;
-use crate::page::{ENTRIES, Node, PageNo, State};
-use crate::paging::entry::{ACCESSED, DIRTY, FRAME, KEY, LARGE, PRESENT, rights};
+use crate::page::{Node, PageNo, State};
+use crate::paging::entry::{FRAME, LARGE, PRESENT};
 use crate::paging::{Control, FiveLevel, FourLevel, GuestFormat, Pae, TwoLevel};
 use crate::policy::ZapPolicy;
 use crate::registers::PagingMode;
@@ -42,7 +42,13 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         match &outcome {
             FaultOutcome::Fixed => stats.pf_fixed += 1,
             FaultOutcome::Spurious => stats.pf_spurious += 1,
-            FaultOutcome::Guest(_) => stats.pf_guest += 1,
+            FaultOutcome::Guest(_) => {
+                stats.pf_guest += 1;
+                // A #PF forgets cached translations of its address, and what an unsync table
+                // still grants counts as cached. Intel SDM vol. 3, 4.10.4.1 "Operations that
+                // Invalidate TLBs and Paging-Structure Caches".
+                self.sync_address(id, gva);
+            }
             FaultOutcome::EmulateWrite { .. } | FaultOutcome::Emulate { .. } => {
                 stats.pf_emulate += 1;
             }
@@ -84,25 +90,81 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         gva: Gva,
         access: Access,
     ) -> FaultOutcome {
-        let Some(page) = self.deepest(id, gva) else {
+        let Some(from) = self.deepest(id, gva) else {
             return self.fault_without_root::<F>(id, gva, access);
         };
-        let meta = self.pool.meta(page);
+        let page = if self.pool.meta(from).role.level() == 1 {
+            from
+        } else {
+            match self.build_path::<F>(id, from, gva, access) {
+                Ok(page) => page,
+                Err(outcome) => return outcome,
+            }
+        };
+        match self.fault_at_leaf::<F>(id, page, gva, access) {
+            Some(outcome) => outcome,
+            None => self.fault_at_length::<F>(id, page, gva, access),
+        }
+    }
+
+    /// Makes the tables that are missing below `from` for a guest's 4 KiB page, and returns
+    /// the last. A large page's mapping is made here and now, and so is whatever forbids
+    /// the access: those are outcomes.
+    fn build_path<F: GuestFormat>(
+        &mut self,
+        id: VcpuId,
+        from: PageNo,
+        gva: Gva,
+        access: Access,
+    ) -> Result<PageNo, FaultOutcome> {
+        let walk = self.walk_from::<F>(id, from, gva, access, 2)?;
+        if walk.level > 1 {
+            return Err(self.map::<F>(id, from, &walk, gva, access));
+        }
+        Ok(self.descend::<F>(from, &walk, gva, 1, 0)?)
+    }
+
+    /// The long way: every decision, in order.
+    #[inline(never)]
+    fn fault_at_length<F: GuestFormat>(
+        &mut self,
+        id: VcpuId,
+        from: PageNo,
+        gva: Gva,
+        access: Access,
+    ) -> FaultOutcome {
+        match self.walk_from::<F>(id, from, gva, access, 1) {
+            Ok(walk) => self.map::<F>(id, from, &walk, gva, access),
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// Goes on with the guest's walk from the table that `from` shadows. Sets A in the
+    /// entries walked, down to level `lowest`, and D for a write.
+    #[inline]
+    fn walk_from<F: GuestFormat>(
+        &mut self,
+        id: VcpuId,
+        from: PageNo,
+        gva: Gva,
+        access: Access,
+        lowest: u8,
+    ) -> Result<Walk, FaultOutcome> {
+        let meta = self.pool.meta(from);
         let start = Start { level: meta.role.level(), table: meta.gfn, rights: meta.role.access() };
         for _ in 0..WALKS {
             let mut walk = Walk::new(start);
             let control = &self.vcpus[id.index()].control;
             let (slots, memory) = (&self.slots, &self.machine);
-            if let Err(fault) = go::<F, M>(&mut walk, control, slots, memory, gva, access) {
-                return FaultOutcome::Guest(fault);
-            }
+            go::<F, M>(&mut walk, control, slots, memory, gva, access)
+                .map_err(FaultOutcome::Guest)?;
             let (slots, memory) = (&mut self.slots, &mut self.machine);
-            if set_accessed_dirty::<F, M>(&mut walk, slots, memory, access.is_write()) {
-                return self.map::<F>(id, page, &walk, gva, access);
+            if set_accessed_dirty::<F, M>(&mut walk, slots, memory, access.is_write(), lowest) {
+                return Ok(walk);
             }
         }
         // The entries keep changing: the guest tries again, others get their turn.
-        FaultOutcome::Spurious
+        Err(FaultOutcome::Spurious)
     }
 
     /// A PDPTE register is not present: the walk ends there.
@@ -136,10 +198,13 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     #[inline]
     fn deepest(&self, id: VcpuId, gva: Gva) -> Option<PageNo> {
         let mut page = self.vcpu(id).root_for(gva)?;
-        let mut level = self.pool.meta(page).role.level();
         let now = self.generation.now();
-        while level > 1 {
-            let spte = self.spte(Node::new(page, gva.table_index(level)));
+        let mut table = self.pool.table(page);
+        // The lowest bit of the index, among the address bits shifted by 9: a byte offset.
+        let mut shift = 9 * u32::from(self.pool.meta(page).role.level());
+        while shift > 9 {
+            let offset = gva.as_u64() >> shift & 0xff8;
+            let spte = self.machine.read_entry(table.wrapping_add(offset));
             if spte & (PRESENT | LARGE) != PRESENT {
                 break;
             }
@@ -149,7 +214,8 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
                 break;
             }
             page = child;
-            level -= 1;
+            table = Hpa::new(spte & FRAME);
+            shift -= 9;
         }
         Some(page)
     }
@@ -191,7 +257,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let node = Node::new(page, gva.table_index(level));
         let changed = self.map_frame(node, level, walk.gfn, usable, key);
         if level == 1 && walk.level == 1 {
-            self.prefetch::<F>(node, walk);
+            self.prefetch::<F>(node, walk.leaf_place());
         }
         if changed { FaultOutcome::Fixed } else { FaultOutcome::Spurious }
     }
@@ -288,47 +354,6 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         }
     }
 
-    /// Installs the entries after `node` whose A bit the guest has set already, up to the
-    /// first that does not qualify. The architecture lets a processor cache them.
-    #[inline]
-    fn prefetch<F: GuestFormat>(&mut self, node: Node, walk: &Walk) {
-        let place = walk.leaf_place();
-        let most = u32::from(self.config.prefetch).min(ENTRIES - 1 - node.entry() as u32);
-        for ahead in 1..=u64::from(most) {
-            let at = Hpa::new(place.as_u64() + (ahead << F::ENTRY_SHIFT));
-            let gpte = F::read(&self.machine, at);
-            let next = Node::new(node.page(), node.entry() + ahead as usize);
-            if gpte & (PRESENT | ACCESSED) != PRESENT | ACCESSED
-                || !self.prefetch_one::<F>(next, gpte, walk)
-            {
-                return;
-            }
-            self.stats.mmu_prefetched += 1;
-        }
-    }
-
-    #[inline]
-    fn prefetch_one<F: GuestFormat>(&mut self, node: Node, gpte: u64, walk: &Walk) -> bool {
-        let role = self.pool.meta(node.page()).role;
-        let gfn = (gpte & F::ADDRESS) >> 12;
-        if self.spte(node) != 0 || gpte & self.leaf_reserved(role) != 0 {
-            return false;
-        }
-        let Some(slot) = self.slots.at(gfn) else {
-            return false;
-        };
-        let mut granted = rights(gpte) & walk.above[1];
-        if gpte & DIRTY == 0 || slot.read_only || slot.log.is_some() || self.tracked(gfn) > 0 {
-            granted &= !WRITE;
-        }
-        let key = if role.pke() { gpte & KEY } else { 0 };
-        let spte = leaf(slot.host_of(gfn), 1, granted, key);
-        debug_assert_eq!(spte & FRAME, slot.host_of(gfn) << 12);
-        self.rmap_add(gfn, 1, node);
-        self.set_spte(node, spte);
-        true
-    }
-
     // ---- for the emulator ----------------------------------------------------
 
     /// A walk that changes nothing.
@@ -361,7 +386,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             let control = &self.vcpus[id.index()].control;
             let mut walk = walk::<F, M>(control, &self.slots, &self.machine, gva, access)?;
             let (slots, memory) = (&mut self.slots, &mut self.machine);
-            if set_accessed_dirty::<F, M>(&mut walk, slots, memory, access.is_write()) {
+            if set_accessed_dirty::<F, M>(&mut walk, slots, memory, access.is_write(), 1) {
                 return Ok(Some(walk));
             }
         }

@@ -140,10 +140,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let now = self.generation.now();
         if let Some(page) = self.directory.find(&self.pool.metas, gfn, role, now) {
             self.await_epoch(page)?;
-            if self.pool.meta(page).unsync {
-                // New addresses lead here now, for which nothing stale may be seen.
-                self.sync_entries(page);
-            }
+            self.sync_below(page, role.level());
             return Ok(page);
         }
         let page = match self.revive(gfn, role) {

@@ -42,7 +42,7 @@
 //!     │      └────────┘      │        ├───────────────┤
 //!   vCPU                     └─ rmap ─┤ links  4 KiB  │ (next, prev) of each entry
 //!                               ▲     └───────────────┘
-//!   gfn's head: (tag, node) ────┘      56 bytes of metadata in one array
+//!   gfn's head: (tag, node) ────┘      64 bytes of metadata in one array
 //! ```
 //!
 //! # How a machine drives it
@@ -100,6 +100,7 @@ mod fault;
 mod flush;
 mod generation;
 mod install;
+mod leaf;
 pub mod memory;
 mod mmio;
 mod mmu;

@@ -56,7 +56,7 @@ pub trait GuestMemory {
 /// The range of host-physical memory that all slabs come from.
 ///
 /// A shadow page's number is its offset from `base`, so that finding the page of a
-/// table address takes a subtraction and a shift. The engine keeps 56 bytes for each
+/// table address takes a subtraction and a shift. The engine keeps 64 bytes for each
 /// of `pages` from the start, used or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arena {

@@ -104,8 +104,9 @@ pub(crate) enum State {
     Limbo,
 }
 
-/// Metadata of one shadow page.
+/// Metadata of one shadow page: 56 bytes, filled up to a cache line.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
 pub(crate) struct Meta {
     /// The guest table shadowed, or the first frame a direct page maps.
     pub(crate) gfn: u64,

@@ -6,6 +6,10 @@ bitflags! {
     /// CR0 bits that paging looks at. Intel SDM vol. 3, 2.5 "Control Registers".
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Cr0: u64 {
+        /// Not write-through.
+        const NW = 1 << 29;
+        /// Cache disable.
+        const CD = 1 << 30;
         /// Write protect: supervisor writes respect read-only entries.
         const WP = 1 << 16;
         /// Paging.

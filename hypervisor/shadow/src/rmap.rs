@@ -60,7 +60,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     }
 
     #[inline]
-    fn put_first(&mut self, node: Node, reference: u32, next: Node) {
+    pub(crate) fn put_first(&mut self, node: Node, reference: u32, next: Node) {
         self.set_link(node, Link::first(reference, next));
         if !next.is_none() {
             let mut link = self.link(next);

@@ -12,7 +12,7 @@ use crate::page::PageNo;
 use crate::paging::entry::{FRAME, PRESENT};
 use crate::paging::{Control, check_cr3, check_pdpte, root_frame};
 use crate::policy::ZapPolicy;
-use crate::registers::{PagingMode, RegisterFault, Registers, RootFormat};
+use crate::registers::{Cr0, Cr4, PagingMode, RegisterFault, Registers, RootFormat};
 use crate::role::{ALL_RIGHTS, Role};
 
 /// Recent roots remembered per vCPU.
@@ -54,6 +54,17 @@ impl Vcpu {
     }
 }
 
+/// Whether going from `old` to `new` registers loads the PDPTEs. A load of CR3 always does.
+/// Intel SDM vol. 3, 4.4.1 "PDPTE Registers".
+fn reloads_pdptes(old: &Registers, new: &Registers) -> bool {
+    let cr0 = Cr0::PG | Cr0::CD | Cr0::NW;
+    let cr4 = Cr4::PAE | Cr4::PGE | Cr4::PSE | Cr4::SMEP;
+    old.mode() != PagingMode::Pae
+        || old.cr3 != new.cr3
+        || (old.cr0 ^ new.cr0).intersects(cr0)
+        || (old.cr4 ^ new.cr4).intersects(cr4)
+}
+
 #[inline]
 fn place_of(root: u64) -> usize {
     (root ^ root >> 5) as usize % RECENT
@@ -64,7 +75,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         if self.vcpus.len() >= self.clock.capacity() {
             return Err(AddVcpuError::TooMany);
         }
-        let control = self.control(&registers).map_err(AddVcpuError::Registers)?;
+        let control = self.control(&registers, None).map_err(AddVcpuError::Registers)?;
         let low = self.machine.take_low_frame();
         let pae_table = low.ok_or(AddVcpuError::OutOfMemory)?;
         let id = VcpuId(self.vcpus.len() as u16);
@@ -82,12 +93,20 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
 
     // ---- registers -----------------------------------------------------------
 
-    /// What `registers` mean, PDPTEs loaded, or why they are refused.
-    fn control(&self, registers: &Registers) -> Result<Control, RegisterFault> {
+    /// What `registers` mean, or why they are refused. The PDPTEs are loaded unless they
+    /// are `kept`.
+    fn control(
+        &self,
+        registers: &Registers,
+        kept: Option<[u64; 4]>,
+    ) -> Result<Control, RegisterFault> {
         let mut control = Control::new(registers, &self.config);
         check_cr3(control.mode, registers.cr3, &self.config)?;
         if control.mode == PagingMode::Pae {
-            control.pdptes = self.read_pdptes(registers.cr3)?;
+            control.pdptes = match kept {
+                Some(pdptes) => pdptes,
+                None => self.read_pdptes(registers.cr3)?,
+            };
         }
         Ok(control)
     }
@@ -114,7 +133,18 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         id: VcpuId,
         registers: Registers,
     ) -> Result<(), RegisterFault> {
-        let control = self.control(&registers)?;
+        let vcpu = self.vcpu(id);
+        let kept = (!reloads_pdptes(&vcpu.registers, &registers)).then_some(vcpu.control.pdptes);
+        self.take_registers(id, registers, kept)
+    }
+
+    fn take_registers(
+        &mut self,
+        id: VcpuId,
+        registers: Registers,
+        kept: Option<[u64; 4]>,
+    ) -> Result<(), RegisterFault> {
+        let control = self.control(&registers, kept)?;
         self.unload(id);
         let vcpu = self.vcpu_mut(id);
         vcpu.registers = registers;
@@ -130,7 +160,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let mode = self.vcpu(id).control.mode;
         if !mode.is_long() {
             let registers = Registers { cr3: value, ..self.vcpu(id).registers };
-            return self.change_registers(id, registers);
+            return self.take_registers(id, registers, None);
         }
         check_cr3(mode, value, &self.config)?;
         self.sync_all(id);

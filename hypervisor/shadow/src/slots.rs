@@ -85,6 +85,16 @@ pub(crate) struct Heads {
     pub(crate) count: Head,
 }
 
+impl Heads {
+    /// Counts one more. Returns whether it is the first, and something maps the range.
+    #[inline]
+    pub(crate) fn begin_count(&mut self, tag: u32) -> bool {
+        let count = self.count.get(tag);
+        self.count.set(tag, count.saturating_add(1));
+        count == 0 && self.rmap.get(tag) != 0
+    }
+}
+
 /// Whether `gfn` is the first frame, in a slot that begins at `base`, of a range of size
 /// `level`.
 #[inline]
@@ -135,6 +145,13 @@ impl Slot {
         }
     }
 
+    /// The heads of the range of size `level` around `gfn`, which lies inside.
+    #[inline]
+    pub(crate) fn heads_mut(&mut self, gfn: u64, level: u8) -> &mut Heads {
+        let index = self.head_index(gfn, level);
+        &mut self.heads[index]
+    }
+
     /// The reference of a position.
     #[inline]
     pub(crate) fn reference(&self, index: usize) -> u32 {
@@ -167,6 +184,8 @@ pub(crate) struct Slots {
     by_number: Vec<Option<Slot>>,
     /// Live slots by base.
     order: Vec<u16>,
+    /// Whether no slot is read-only or logged.
+    plain: bool,
     /// The slot found last: most lookups hit it again.
     hot: Cell<Hot>,
 }
@@ -275,6 +294,19 @@ impl Slots {
         slot.heads.get_mut(index)
     }
 
+    /// Whether every slot may be written, and no write needs logging.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// To be called after a slot's `read_only` or `log` changed.
+    pub(crate) fn note_change(&mut self) {
+        let special = |(_, slot): (SlotId, &Slot)| slot.read_only || slot.log.is_some();
+        let any = self.iter().any(special);
+        self.plain = !any;
+    }
+
     /// All slots that have heads.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (SlotId, &Slot)> + '_ {
         let numbered = self.by_number.iter().enumerate();
@@ -376,6 +408,7 @@ impl Slots {
         self.order
             .sort_unstable_by_key(|number| slots[usize::from(*number)].as_ref().map(|s| s.base));
         self.hot.set(Hot::default());
+        self.note_change();
     }
 
     /// Removes a slot at once, heads and all: nothing refers to them any more.

@@ -47,37 +47,41 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     #[inline]
     pub(crate) fn account(&mut self, page: PageNo) -> u64 {
         let gfn = self.pool.meta(page).gfn;
-        let generation = self.generation.now();
-        if self.slots.find(gfn).is_none() {
+        let tag = self.generation.tag();
+        let Some(slot) = self.slots.at_mut(gfn) else {
             self.untracked = true;
             return 0;
+        };
+        // Tracked when the last zap-all began, and nothing lost the right to write since:
+        // then no TLB has a writable translation, whoever has not flushed for the zap. So
+        // vCPUs rebuild what they had without waiting for each other.
+        let was_tracked = P::TAGGED
+            && self.removal_epoch == self.zap_epoch
+            && slot.heads[slot.head_index(gfn, 1)].count.before(tag, Self::TAG_MASK) > 0;
+        let mapped = [1, 2, 3].map(|level| slot.heads_mut(gfn, level).begin_count(tag));
+        self.pool.meta_mut(page).tracked = true;
+        if mapped == [false; 3] && !self.tlb_dirty {
+            return if was_tracked { 0 } else { self.removal_epoch };
         }
-        let guarded = self.was_guarded(gfn);
-        let mut changed = false;
-        for level in [2, 3] {
-            if self.count(gfn, level, generation, 1) == 1 {
-                changed |= self.drop_mappings(gfn, level);
-            }
-        }
-        if self.track(page) | changed {
-            return self.open_epoch();
-        }
-        if guarded { 0 } else { self.removal_epoch }
+        self.forbid_writes(gfn, mapped)
     }
 
-    /// Whether `gfn` was tracked when the last zap-all began and nothing lost the right to
-    /// write since: then no TLB has a writable translation of it, whoever has not flushed
-    /// for the zap. So vCPUs rebuild what they had without waiting for each other.
-    fn was_guarded(&self, gfn: u64) -> bool {
-        if !P::TAGGED || self.removal_epoch != self.zap_epoch {
-            return false;
+    /// Takes away what maps `gfn` writable or large, at the levels where something is
+    /// `mapped`, and opens the epoch after which no TLB holds it.
+    #[cold]
+    fn forbid_writes(&mut self, gfn: u64, mapped: [bool; 3]) -> u64 {
+        if mapped[0] {
+            self.write_protect(gfn);
         }
-        let Some(slot) = self.slots.at(gfn) else {
-            return false;
-        };
-        let heads = slot.heads.get(slot.head_index(gfn, 1));
-        let tag = self.generation.tag();
-        heads.is_some_and(|heads| heads.count.before(tag, Self::TAG_MASK) > 0)
+        for level in [2, 3] {
+            if mapped[usize::from(level) - 1] {
+                self.drop_mappings(gfn, level);
+            }
+        }
+        if self.tlb_dirty {
+            return self.open_epoch();
+        }
+        self.removal_epoch
     }
 
     /// The inverse of [`Self::account`].

@@ -112,13 +112,30 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             return;
         }
         if !self.is_alone(vcpu) {
-            for at in 0..self.unsync.len {
-                self.sync_entries(self.unsync.pages[at]);
-            }
+            self.sync_in_place();
             return;
         }
         while let Some(page) = self.unsync.pages().last().copied() {
             self.sync_fully(page);
+        }
+    }
+
+    /// New addresses are about to lead to `page`, for which nothing stale may be seen:
+    /// neither in this table nor in those below it.
+    #[inline]
+    pub(crate) fn sync_below(&mut self, page: PageNo, level: u8) {
+        if level > 1 && !self.unsync.is_empty() {
+            self.sync_in_place();
+        } else if self.pool.meta(page).unsync {
+            self.sync_entries(page);
+        }
+    }
+
+    /// Brings every unsync table in step as it is now, and leaves it unsync.
+    #[cold]
+    pub(crate) fn sync_in_place(&mut self) {
+        for at in 0..self.unsync.len {
+            self.sync_entries(self.unsync.pages[at]);
         }
     }
 

@@ -231,6 +231,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let (base, pages) = (slot.base, slot.pages);
         let lost = read_only && !slot.read_only;
         slot.read_only = read_only;
+        self.slots.note_change();
         if lost {
             self.write_protect_range(base, pages);
         } else {

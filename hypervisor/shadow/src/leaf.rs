@@ -1,0 +1,148 @@
+//! The short way through a fault: the leaf table is shadowed, one entry is missing.
+//!
+//! By far the most frequent fault. It does what `fault.rs` does, with everything unusual
+//! left out: at the first sign of it the short way gives up before it has changed anything
+//! that matters, and the long way decides. So nothing is decided here that could differ.
+
+use anchorite_addr::{Gva, Hpa};
+
+use crate::access::Access;
+use crate::flush::VcpuId;
+use crate::install::leaf;
+use crate::memory::Machine;
+use crate::mmu::Mmu;
+use crate::outcome::FaultOutcome;
+use crate::page::{ENTRIES, Node, PageNo};
+use crate::paging::GuestFormat;
+use crate::paging::entry::{ACCESSED, DIRTY, FRAME, KEY, PRESENT, WRITABLE, rights};
+use crate::policy::ZapPolicy;
+use crate::role::WRITE;
+use crate::walk::forbidden;
+
+impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
+    /// Resolves a fault below leaf table `page`; `None` where the long way must.
+    #[inline]
+    pub(crate) fn fault_at_leaf<F: GuestFormat>(
+        &mut self,
+        id: VcpuId,
+        page: PageNo,
+        gva: Gva,
+        access: Access,
+    ) -> Option<FaultOutcome> {
+        let control = &self.vcpus[id.index()].control;
+        let meta = self.pool.meta(page);
+        let write = access.is_write();
+        if !self.slots.is_plain() || write && !control.wp {
+            return None;
+        }
+        let host = self.slots.host_frame(meta.gfn)?;
+        let place = Hpa::new(host << 12 | F::index(gva, 1) << F::ENTRY_SHIFT);
+        let gpte = F::read(&self.machine, place);
+        let mut granted = rights(gpte) & meta.role.access();
+        let key = if control.pke { gpte & KEY } else { 0 };
+        if gpte & PRESENT == 0
+            || gpte & control.reserved[1][0] != 0
+            || forbidden(control, access, granted, key).is_some()
+        {
+            return None;
+        }
+
+        let gfn = (gpte & F::ADDRESS) >> 12;
+        let tag = self.generation.tag();
+        let slot = self.slots.at_mut(gfn)?;
+        let frame = slot.host_of(gfn);
+        let index = slot.head_index(gfn, 1);
+        let reference = slot.reference(index);
+        let heads = slot.heads.get_mut(index)?;
+        let tracked = heads.count.get(tag) > 0;
+        if write && tracked {
+            return None;
+        }
+        let bits = if write { ACCESSED | DIRTY } else { ACCESSED };
+        let marked = gpte | bits;
+        if marked != gpte && !F::compare_exchange(&mut self.machine, place, gpte, marked) {
+            return None;
+        }
+        if tracked || marked & DIRTY == 0 {
+            granted &= !WRITE;
+        }
+
+        let spte = leaf(frame, 1, granted, key);
+        let node = Node::new(page, gva.table_index(1));
+        let at = self.pool.entry(page, node.entry());
+        let old = self.machine.read_entry(at);
+        if old != 0 {
+            return self.exchange_leaf(node, old, spte);
+        }
+        let next = Node(heads.rmap.get(tag));
+        heads.rmap.set(tag, node.0);
+        self.put_first(node, reference, next);
+        self.machine.write_entry(at, spte);
+        self.prefetch::<F>(node, place);
+        Some(FaultOutcome::Fixed)
+    }
+
+    /// Replaces an entry that maps the same frame with other rights; `None` for any other.
+    #[inline]
+    fn exchange_leaf(&mut self, node: Node, old: u64, spte: u64) -> Option<FaultOutcome> {
+        if old == spte {
+            return Some(FaultOutcome::Spurious);
+        }
+        if old & PRESENT == 0 || (old ^ spte) & FRAME != 0 {
+            return None;
+        }
+        self.tlb_dirty |= old & WRITABLE & !spte != 0;
+        self.set_spte(node, spte);
+        Some(FaultOutcome::Fixed)
+    }
+
+    /// Installs the entries after `node`, whose guest entry is at `place`, that have their A
+    /// bit set already, up to the first that does not qualify. The architecture lets a
+    /// processor cache them.
+    #[inline]
+    pub(crate) fn prefetch<F: GuestFormat>(&mut self, node: Node, place: Hpa) {
+        let most = u32::from(self.config.prefetch).min(ENTRIES - 1 - node.entry() as u32);
+        let mut at = place.as_u64();
+        let mut next = node;
+        for _ in 0..most {
+            at += 1 << F::ENTRY_SHIFT;
+            next = Node(next.0 + 1);
+            let gpte = F::read(&self.machine, Hpa::new(at));
+            if gpte & (PRESENT | ACCESSED) != PRESENT | ACCESSED
+                || !self.prefetch_one::<F>(next, gpte)
+            {
+                return;
+            }
+        }
+    }
+
+    fn prefetch_one<F: GuestFormat>(&mut self, node: Node, gpte: u64) -> bool {
+        let role = self.pool.meta(node.page()).role;
+        let at = self.pool.entry(node.page(), node.entry());
+        if self.machine.read_entry(at) != 0 || gpte & self.leaf_reserved(role) != 0 {
+            return false;
+        }
+        let gfn = (gpte & F::ADDRESS) >> 12;
+        let tag = self.generation.tag();
+        let Some(slot) = self.slots.at_mut(gfn) else {
+            return false;
+        };
+        let index = slot.head_index(gfn, 1);
+        let (frame, reference) = (slot.host_of(gfn), slot.reference(index));
+        let guarded = slot.read_only || slot.log.is_some();
+        let Some(heads) = slot.heads.get_mut(index) else {
+            return false;
+        };
+        let mut granted = rights(gpte) & role.access();
+        if gpte & DIRTY == 0 || guarded || heads.count.get(tag) > 0 {
+            granted &= !WRITE;
+        }
+        let key = if role.pke() { gpte & KEY } else { 0 };
+        let next = Node(heads.rmap.get(tag));
+        heads.rmap.set(tag, node.0);
+        self.put_first(node, reference, next);
+        self.machine.write_entry(at, leaf(frame, 1, granted, key));
+        self.stats.mmu_prefetched += 1;
+        true
+    }
+}
