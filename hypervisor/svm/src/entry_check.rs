@@ -7,7 +7,7 @@
 //! Checks"; 15.20 "Event Injection"; 15.25.4 "Nested Paging and VMRUN/#VMEXIT".
 
 use crate::bitmaps::{MSR_PAGES, PORT_PAGES};
-use crate::capabilities::RawCapabilities;
+use crate::capabilities::{RawCapabilities, SvmFeatures};
 use crate::event;
 use crate::fields::NESTED_PAGING;
 use anchorite_addr::PAGE_BYTES;
@@ -153,6 +153,9 @@ impl Review<'_> {
         if nested_control & NESTED_PAGING == 0 {
             return;
         }
+        let available = self.raw.features.contains(SvmFeatures::NESTED_PAGING);
+        let rule = "this CPU has no nested paging";
+        self.require(available, "NP_ENABLE", nested_control, rule);
         let in_range = nested_cr3 >> self.raw.physical_bits() == 0;
         self.require(in_range, "nCR3", nested_cr3, "above the physical address width");
         let valid = g_pat.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7));

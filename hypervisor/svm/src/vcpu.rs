@@ -207,7 +207,7 @@ impl SvmVcpu {
     #[cold]
     fn prepare(&mut self) -> bool {
         self.attention.set(false);
-        if self.root.is_none() {
+        if !self.is_confined() {
             self.demand_attention();
             self.checked = self.read_checked();
             self.not_entered = VmExit::EntryFailure { code: code::INVALID };
@@ -225,6 +225,16 @@ impl SvmVcpu {
         self.aftermath = self.advanced != 0 || self.nmi != NmiState::Open;
         self.checked = self.read_checked();
         true
+    }
+
+    /// Whether tables of ours translate the guest's addresses: without a root, or with
+    /// a nested one that the CPU cannot walk, the guest would reach all memory.
+    fn is_confined(&self) -> bool {
+        match self.root {
+            None => false,
+            Some(Root::Nested { .. }) => self.capabilities.nested_paging,
+            Some(Root::Shadow { .. }) => true,
+        }
     }
 
     /// Sees to it that the guest finds no translation which is not its own or was
@@ -307,3 +317,6 @@ fn after_reset(register: SegmentRegister) -> Segment {
         _ => Segment::real_mode(0, false),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,6 +100,13 @@ fn nested_fields_do_not_count_without_nested_paging() {
 }
 
 #[test]
+fn nested_paging_needs_a_cpu_that_has_it() {
+    let cpu = RawCapabilities { features: SvmFeatures::empty(), ..CPU };
+    let report = explain(u64::MAX, &GOOD, &cpu);
+    assert_eq!(report.fields[0].map(|found| found.field), Some("NP_ENABLE"));
+}
+
+#[test]
 fn a_report_holds_at_most_its_number_of_violations() {
     let hopeless = Checked {
         cr0: 0x1_a000_0000,

@@ -299,7 +299,7 @@ impl SvmVcpu {
     }
 
     /// The I/O permissions map, then the MSR permissions map.
-    fn map_bytes(&mut self) -> &mut [u8] {
+    pub(super) fn map_bytes(&mut self) -> &mut [u8] {
         let pages = self.maps;
         let bytes = pages.len() * PAGE_BYTES as usize;
         // SAFETY: five pages of ours that are never freed; the hardware only reads

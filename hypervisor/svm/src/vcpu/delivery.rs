@@ -210,7 +210,7 @@ impl SvmVcpu {
 
     /// Lets the guest execute its IRET and nothing more. Every exception exits
     /// meanwhile, so that none pushes the borrowed TF.
-    fn begin_step(&mut self) {
+    pub(super) fn begin_step(&mut self) {
         let trap = self.regs.rflags & Rflags::TF.bits() != 0;
         self.nmi = NmiState::Stepping(Step { trap, at: self.position() });
         self.regs.rflags |= Rflags::TF.bits();
@@ -225,7 +225,7 @@ impl SvmVcpu {
     ///
     /// A debug exception behind the IRET is taken for the step, whatever DR6 says: the
     /// manual lets its value open for an intercepted one, and Bochs 2.7 does not set it.
-    fn end_step(&mut self, exit: VmExit, step: Step) -> Option<VmExit> {
+    pub(super) fn end_step(&mut self, exit: VmExit, step: Step) -> Option<VmExit> {
         let VmExit::Exception(exception) = exit else {
             self.cancel_step(step);
             return Some(exit);
