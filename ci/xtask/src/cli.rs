@@ -134,7 +134,8 @@ pub(crate) struct LintArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// The guest that measures
+    /// The guest that measures; or `engine` for the shadow engine's operations on the host, or
+    /// `policies` for what its policies cost after a zap (both counted by callgrind)
     #[arg(value_name = "GUEST|FILE", default_value = "exits")]
     pub(crate) guest: String,
     /// How guest memory is translated

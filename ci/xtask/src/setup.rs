@@ -27,11 +27,12 @@ pub(crate) enum Need {
     Bochs,
     Iso,
     Firmware,
+    Valgrind,
 }
 
 impl Need {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Compiler, Self::Qemu, Self::Bochs, Self::Iso, Self::Firmware];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Compiler, Self::Qemu, Self::Bochs, Self::Iso, Self::Firmware, Self::Valgrind];
 
     fn list(self) -> &'static str {
         match self {
@@ -40,6 +41,7 @@ impl Need {
             Self::Bochs => include_str!("../../packages/bochs.txt"),
             Self::Iso => include_str!("../../packages/iso.txt"),
             Self::Firmware => include_str!("../../packages/firmware.txt"),
+            Self::Valgrind => include_str!("../../packages/valgrind.txt"),
         }
     }
 }

@@ -36,6 +36,11 @@ impl Baseline {
         Self { path: Path::new("ci/baselines").join(format!("{guest}-amd-{mmu}.json")) }
     }
 
+    /// The baseline of the shadow engine on the host, under one policy.
+    pub(super) fn of_engine(policy: &str) -> Self {
+        Self { path: Path::new("ci/baselines").join(format!("shadow-{policy}.json")) }
+    }
+
     /// Makes the results the baseline.
     pub(super) fn accept(&self, measured: &[Measured], reason: &str) -> Result<()> {
         let head = json!({"schema": 1, "reason": reason, "commit": Workspace::commit()});

@@ -1,6 +1,9 @@
-//! `bench`: a guest that measures itself, counted in instructions, against the baseline.
+//! `bench`: a guest that measures itself, or the shadow engine on the host, counted in
+//! instructions, against the baseline.
 
 mod baseline;
+mod callgrind;
+mod engine;
 mod results;
 
 use std::fs::OpenOptions;
@@ -25,6 +28,11 @@ const TIMEOUT_S: u32 = 60;
 
 /// Measures, prints, and compares with the baseline or makes a new one.
 pub(crate) fn bench(workspace: &Workspace, args: &BenchArgs, from: &Path) -> Result<()> {
+    match args.guest.as_str() {
+        engine::ENGINE => return engine::bench(workspace, args, from),
+        engine::POLICIES => return engine::compare_policies(workspace, args),
+        _ => {}
+    }
     let guest = Guest::find(&args.guest, &Matrix::read()?, from)?;
     setup::ensure(workspace, run::needs(On::Qemu, Boot::Direct))?;
     run::build(workspace, &guest, args.bare)?;

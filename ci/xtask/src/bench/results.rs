@@ -49,7 +49,10 @@ impl Measured {
             0 => String::new(),
             tables => format!(" {tables}×{}", self.leaves),
         };
-        format!("{}{shape} {}", self.bench, self.policy)
+        match self.policy.as_str() {
+            "none" => format!("{}{shape}", self.bench),
+            policy => format!("{}{shape} {policy}", self.bench),
+        }
     }
 }
 
