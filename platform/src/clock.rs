@@ -4,7 +4,7 @@
 //! told, and then waits 30,000 of these microseconds to learn the rate of the local
 //! APIC's timer. Where our command line gives the TSC's rate, Hermit is told a much
 //! lower one: its microseconds are then short, both waits nearly vanish, and all
-//! that it computes from them stays in proportion. [`hermit_microseconds`] converts.
+//! that it computes from them stays in proportion. `hermit_microseconds` converts.
 
 use crate::boot::boot;
 use crate::instructions::rdtsc;

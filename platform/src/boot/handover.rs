@@ -56,7 +56,7 @@ struct Handover {
     raw: MaybeUninit<RawBootInfo>,
 }
 
-/// Written by [`boot_main`] alone, before any other code or CPU runs; read-only after.
+/// Written by `boot_main` alone, before any other code or CPU runs; read-only after.
 struct HandoverCell(UnsafeCell<Handover>);
 
 // SAFETY: see the type's comment: after boot_main only shared references exist.

@@ -1,8 +1,8 @@
 //! From the boot loader to Hermit.
 //!
-//! `boot.S` enters 64-bit mode, [`boot_main`] reads what the loader tells
+//! `boot.S` enters 64-bit mode, `boot_main` reads what the loader tells
 //! ([`information`]), splits the RAM ([`layout`]), builds the address space that
-//! Hermit expects and jumps to its `_start` ([`handover`]). Hermit calls `main`
+//! Hermit expects and jumps to its `_start` (`handover`). Hermit calls `main`
 //! when it is up; see [`entry!`](crate::entry).
 
 #[cfg(any(test, target_os = "none"))]
