@@ -146,13 +146,12 @@ fn host_state() -> HostState {
         let first = (gdtr_base as *const u64).add(usize::from(tr >> 3));
         [first.read_unaligned(), first.add(1).read_unaligned()]
     };
-    // SAFETY: every CPU with VMX and long mode has these MSRs.
+    // SAFETY: every CPU with VMX and long mode has the MSRs below.
+    let rdmsr = |index| unsafe { cpu::rdmsr(index) };
     let [fs_base, gs_base, pat, efer] =
-        [msr::IA32_FS_BASE, msr::IA32_GS_BASE, msr::IA32_PAT, msr::IA32_EFER]
-            .map(|index| unsafe { cpu::rdmsr(index) });
-    // SAFETY: as above.
-    let sysenter = [msr::IA32_SYSENTER_CS, msr::IA32_SYSENTER_ESP, msr::IA32_SYSENTER_EIP]
-        .map(|index| unsafe { cpu::rdmsr(index) });
+        [msr::IA32_FS_BASE, msr::IA32_GS_BASE, msr::IA32_PAT, msr::IA32_EFER].map(rdmsr);
+    let sysenter =
+        [msr::IA32_SYSENTER_CS, msr::IA32_SYSENTER_ESP, msr::IA32_SYSENTER_EIP].map(rdmsr);
     HostState {
         cr0: cpu::cr0(),
         cr3: cpu::cr3(),

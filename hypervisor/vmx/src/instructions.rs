@@ -136,9 +136,10 @@ pub(crate) fn invvpid(what: Invvpid) -> bool {
 
 /// CPUID.1:ECX.
 pub(crate) fn cpuid_features() -> u32 {
-    // SAFETY: every CPU that runs 64-bit code has CPUID.
     #[allow(unused_unsafe, reason = "safe from Rust 1.94 on")]
-    unsafe { core::arch::x86_64::__cpuid(1) }.ecx
+    // SAFETY: every CPU that runs 64-bit code has CPUID.
+    let leaf = unsafe { core::arch::x86_64::__cpuid(1) };
+    leaf.ecx
 }
 
 /// Reads an MSR.

@@ -34,6 +34,7 @@ const LARGE: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
 
 impl Tables {
+    #[expect(clippy::large_stack_arrays, reason = "initializes a static, never a local")]
     pub(super) const EMPTY: Self = Self {
         pml4: Table::EMPTY,
         image_pdpt: Table::EMPTY,

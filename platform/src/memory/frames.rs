@@ -106,9 +106,11 @@ impl PageSource for Frames {
         let bytes = count.checked_mul(FRAME_BYTES as usize).filter(|&bytes| bytes > 0)?;
         let start = self.allocate_bytes(bytes)?;
         let physical = HpaPage::new(Hpa::new(direct_map::physical(start)))?;
+        #[expect(clippy::cast_ptr_alignment, reason = "allocated with a page's alignment")]
+        let first = start.cast::<Page>();
         // SAFETY: the allocation is page-aligned, zeroed, `count` pages long, never
         // given back, and referred to by nobody else.
-        let memory = unsafe { core::slice::from_raw_parts_mut(start.cast::<Page>(), count) };
+        let memory = unsafe { core::slice::from_raw_parts_mut(first, count) };
         Some(HostPages { physical, memory })
     }
 }

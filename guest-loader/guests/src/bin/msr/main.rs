@@ -114,8 +114,8 @@ fn canonical_checks(report: &mut Report) {
 fn stores_anything(index: u32) -> bool {
     let before = rdmsr(index).unwrap_or(0);
     // SAFETY: nothing uses the syscall target; it is restored.
-    let stored =
-        unsafe { wrmsr(index, NON_CANONICAL) }.is_ok() && rdmsr(index) == Ok(NON_CANONICAL);
+    let written = unsafe { wrmsr(index, NON_CANONICAL) };
+    let stored = written.is_ok() && rdmsr(index) == Ok(NON_CANONICAL);
     // SAFETY: the value it had.
     let restored = unsafe { wrmsr(index, before) };
     stored && restored.is_ok()
