@@ -149,19 +149,20 @@ fn count(program: &Path, name: &str, words: &[&str]) -> Result<(String, Vec<Coun
 
 /// The lines of results that `results::parse` reads.
 fn result_lines(said: &str, dumps: &[Counted]) -> Result<String> {
-    let mut lines = String::new();
+    let mut lines = Vec::new();
     let mut before = Counted::default();
     for (section, dump) in sections(said, dumps)? {
         let Section { kind, name, shape } = section;
         let less = if kind == "difference" { before } else { Counted::default() };
         let instructions = dump.instructions.saturating_sub(less.instructions);
-        lines += &format!("R {name} {shape} {instructions}\n");
+        lines.push(format!("R {name} {shape} {instructions}"));
         if dump.clearing > 0 {
-            lines += &format!("R {name}:clearing {shape} {}\n", dump.clearing);
+            lines.push(format!("R {name}:clearing {shape} {}", dump.clearing));
         }
         before = dump;
     }
-    Ok(lines)
+    lines.push(String::new());
+    Ok(lines.join("\n"))
 }
 
 /// What the program said about a dump.
