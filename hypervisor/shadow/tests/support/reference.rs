@@ -298,7 +298,7 @@ impl Walker {
     }
 
     fn start_long(&mut self, level: u32, sign: u32) {
-        let upper = (self.gva as i64) >> sign;
+        let upper = i64::from_ne_bytes(self.gva.to_ne_bytes()) >> sign;
         if upper != 0 && upper != -1 {
             self.end = Some(End::NonCanonical);
         }
@@ -536,7 +536,8 @@ fn supervisor_access_allowed(cpu: &Cpu, leaf: &Leaf, access: Access) -> bool {
         }
         Op::Fetch => {
             let smep = cpu.cr4 & CR4_SMEP != 0;
-            !leaf.nx && !(leaf.user && smep)
+            // As the manual says it: SMEP forbids what a user page would permit.
+            !leaf.nx && (!leaf.user || !smep)
         }
     }
 }
