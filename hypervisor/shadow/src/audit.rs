@@ -9,7 +9,8 @@ use crate::memory::Machine;
 use crate::mmu::Mmu;
 use crate::page::{ENTRIES, Meta, Node, PageNo, State, line_of};
 use crate::paging::entry::{
-    ACCESSED, DIRTY, FRAME, LARGE, NX, PRESENT, TABLE_FLAGS, USER_BIT, WRITABLE, is_leaf, rights,
+    ACCESSED, DIRTY, FRAME, INDIRECT, LARGE, NX, PRESENT, TABLE_FLAGS, USER_BIT, WRITABLE, is_leaf,
+    rights,
 };
 use crate::policy::ZapPolicy;
 use crate::pool::{FIRST_PAGE, List};
@@ -255,10 +256,12 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let at = entry as u64;
         let child = self.pool.page_at(spte & FRAME);
         check(self.pool.table(child).as_u64() == spte & FRAME, 6, "not a table", page, at)?;
-        check(spte & !FRAME == TABLE_FLAGS, 1, "flags of a table entry", page, at)?;
+        check(spte & !FRAME & !INDIRECT == TABLE_FLAGS, 1, "flags of a table entry", page, at)?;
         let below = *self.pool.meta(child);
         check(below.state == State::Shadow, 6, "child is no shadow page", page, at)?;
         check(self.is_current(child), 6, "child is stale", page, at)?;
+        let indirect = spte & INDIRECT != 0;
+        check(indirect != below.role.is_direct(), 6, "kind of child", page, at)?;
         let level = below.role.level();
         check(level + 1 == meta.role.level(), 6, "child's level", page, at)?;
         if meta.role.is_direct() {

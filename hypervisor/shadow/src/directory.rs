@@ -14,6 +14,17 @@ pub(crate) struct Directory {
     table: HashTable<PageNo>,
 }
 
+/// What a lookup found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// A page of this generation.
+    Current(PageNo),
+    /// A page of an older one that no vCPU can still use.
+    Stale(PageNo),
+    /// Neither.
+    None,
+}
+
 /// Fibonacci hashing, folded: `hashbrown` takes the bucket from the low bits and the
 /// control byte from the top seven.
 #[inline]
@@ -47,21 +58,27 @@ impl Directory {
             .copied()
     }
 
-    /// A stale page for `(gfn, role)` of a generation below `safe`.
+    /// The current page for `(gfn, role)`, or else a stale one of a generation below `safe`:
+    /// one probe for both.
     #[inline]
-    pub(crate) fn find_stale(
+    pub(crate) fn look_up(
         &self,
         metas: &[Meta],
         gfn: u64,
         role: Role,
+        generation: u64,
         safe: u64,
-    ) -> Option<PageNo> {
-        self.table
-            .find(hash(gfn), |page| {
-                let meta = &metas[page.index()];
-                meta.gfn == gfn && meta.role == role && meta.generation < safe
-            })
-            .copied()
+    ) -> Found {
+        let mut stale = Found::None;
+        let current = self.table.find(hash(gfn), |page| {
+            let meta = &metas[page.index()];
+            let same = meta.gfn == gfn && meta.role == role;
+            if same && meta.generation < safe {
+                stale = Found::Stale(*page);
+            }
+            same && meta.generation == generation
+        });
+        current.map_or(stale, |page| Found::Current(*page))
     }
 
     /// Up to `found.len()` pages of `gfn` that satisfy `wanted`; returns how many.

@@ -13,7 +13,7 @@ use crate::mmio;
 use crate::mmu::Mmu;
 use crate::outcome::FaultOutcome;
 use crate::page::{Node, PageNo, State};
-use crate::paging::entry::{FRAME, LARGE, PRESENT};
+use crate::paging::entry::{FRAME, INDIRECT, LARGE, PRESENT};
 use crate::paging::{Control, FiveLevel, FourLevel, GuestFormat, Pae, TwoLevel};
 use crate::policy::ZapPolicy;
 use crate::registers::PagingMode;
@@ -107,61 +107,47 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         }
     }
 
-    /// Makes the tables that are missing below `from` for a guest's 4 KiB page, and returns
-    /// the last. A large page's mapping is made here and now, and so is whatever forbids
-    /// the access: those are outcomes.
-    fn build_path<F: GuestFormat>(
-        &mut self,
-        id: VcpuId,
-        from: PageNo,
-        gva: Gva,
-        access: Access,
-    ) -> Result<PageNo, FaultOutcome> {
-        let walk = self.walk_from::<F>(id, from, gva, access, 2)?;
-        if walk.level > 1 {
-            return Err(self.map::<F>(id, from, &walk, gva, access));
-        }
-        Ok(self.descend::<F>(from, &walk, gva, 1, 0)?)
-    }
-
     /// The long way: every decision, in order.
     #[inline(never)]
-    fn fault_at_length<F: GuestFormat>(
+    pub(crate) fn fault_at_length<F: GuestFormat>(
         &mut self,
         id: VcpuId,
         from: PageNo,
         gva: Gva,
         access: Access,
     ) -> FaultOutcome {
-        match self.walk_from::<F>(id, from, gva, access, 1) {
-            Ok(walk) => self.map::<F>(id, from, &walk, gva, access),
+        let mut walk = self.begin_walk(from);
+        match self.walk_from::<F>(&mut walk, id, gva, access) {
+            Ok(()) => self.map::<F>(id, from, &walk, gva, access),
             Err(outcome) => outcome,
         }
     }
 
-    /// Goes on with the guest's walk from the table that `from` shadows. Sets A in the
-    /// entries walked, down to level `lowest`, and D for a write.
+    /// A walk about to go on from the table that `from` shadows.
+    #[inline]
+    fn begin_walk(&self, from: PageNo) -> Walk {
+        let meta = self.pool.meta(from);
+        Walk::new(Start { level: meta.role.level(), table: meta.gfn, rights: meta.role.access() })
+    }
+
+    /// Goes on with a walk. Sets A in the entries walked, and D in the last for a write.
     #[inline]
     fn walk_from<F: GuestFormat>(
         &mut self,
+        walk: &mut Walk,
         id: VcpuId,
-        from: PageNo,
         gva: Gva,
         access: Access,
-        lowest: u8,
-    ) -> Result<Walk, FaultOutcome> {
-        let meta = self.pool.meta(from);
-        let start = Start { level: meta.role.level(), table: meta.gfn, rights: meta.role.access() };
+    ) -> Result<(), FaultOutcome> {
         for _ in 0..WALKS {
-            let mut walk = Walk::new(start);
             let control = &self.vcpus[id.index()].control;
             let (slots, memory) = (&self.slots, &self.machine);
-            go::<F, M>(&mut walk, control, slots, memory, gva, access)
-                .map_err(FaultOutcome::Guest)?;
+            go::<F, M>(walk, control, slots, memory, gva, access).map_err(FaultOutcome::Guest)?;
             let (slots, memory) = (&mut self.slots, &mut self.machine);
-            if set_accessed_dirty::<F, M>(&mut walk, slots, memory, access.is_write(), lowest) {
-                return Ok(walk);
+            if set_accessed_dirty::<F, M>(walk, slots, memory, access.is_write()) {
+                return Ok(());
             }
+            walk.restart();
         }
         // The entries keep changing: the guest tries again, others get their turn.
         Err(FaultOutcome::Spurious)
@@ -197,25 +183,22 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// itself says, not the way here (I1, I6).
     #[inline]
     fn deepest(&self, id: VcpuId, gva: Gva) -> Option<PageNo> {
-        let mut page = self.vcpu(id).root_for(gva)?;
-        let now = self.generation.now();
-        let mut table = self.pool.table(page);
+        let root = self.vcpu(id).root_for(gva)?;
+        let mut table = self.pool.table(root);
         // The lowest bit of the index, among the address bits shifted by 9: a byte offset.
-        let mut shift = 9 * u32::from(self.pool.meta(page).role.level());
+        let mut shift = 9 * u32::from(self.pool.meta(root).role.level());
         while shift > 9 {
             let offset = gva.as_u64() >> shift & 0xff8;
             let spte = self.machine.read_entry(table.wrapping_add(offset));
-            if spte & (PRESENT | LARGE) != PRESENT {
+            if spte & (PRESENT | LARGE | INDIRECT) != PRESENT | INDIRECT {
                 break;
             }
-            let child = self.pool.page_at(spte & FRAME);
-            let meta = self.pool.meta(child);
-            if meta.role.is_direct() || meta.generation != now {
-                break;
-            }
-            page = child;
             table = Hpa::new(spte & FRAME);
             shift -= 9;
+        }
+        let page = self.pool.page_at(table.as_u64());
+        if !self.is_current(page) {
+            return Some(root);
         }
         Some(page)
     }
@@ -386,7 +369,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             let control = &self.vcpus[id.index()].control;
             let mut walk = walk::<F, M>(control, &self.slots, &self.machine, gva, access)?;
             let (slots, memory) = (&mut self.slots, &mut self.machine);
-            if set_accessed_dirty::<F, M>(&mut walk, slots, memory, access.is_write(), 1) {
+            if set_accessed_dirty::<F, M>(&mut walk, slots, memory, access.is_write()) {
                 return Ok(Some(walk));
             }
         }

@@ -2,12 +2,15 @@
 
 use anchorite_addr::Gva;
 
+use crate::directory::Found;
 use crate::flush::VcpuId;
 use crate::memory::Machine;
 use crate::mmu::Mmu;
 use crate::page::{Meta, Node, PageNo, State, line_of};
 use crate::paging::GuestFormat;
-use crate::paging::entry::{FRAME, LARGE, PRESENT, TABLE_FLAGS, WRITABLE, is_leaf, leaf_flags};
+use crate::paging::entry::{
+    FRAME, INDIRECT, LARGE, PRESENT, TABLE_FLAGS, WRITABLE, is_leaf, leaf_flags,
+};
 use crate::policy::{Supply, ZapPolicy};
 use crate::pool::List;
 use crate::role::{Rights, Role, WRITE};
@@ -138,14 +141,15 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// reserve.
     pub(crate) fn page_for(&mut self, gfn: u64, role: Role) -> Result<PageNo, Shortage> {
         let now = self.generation.now();
-        if let Some(page) = self.directory.find(&self.pool.metas, gfn, role, now) {
-            self.await_epoch(page)?;
-            self.sync_below(page, role.level());
-            return Ok(page);
-        }
-        let page = match self.revive(gfn, role) {
-            Some(page) => page,
-            None => self.make(gfn, role)?,
+        let safe = self.revivable();
+        let page = match self.directory.look_up(&self.pool.metas, gfn, role, now, safe) {
+            Found::Current(page) => {
+                self.await_epoch(page)?;
+                self.sync_below(page, role.level());
+                return Ok(page);
+            }
+            Found::Stale(page) => self.revive(page, gfn, role),
+            Found::None => self.make(gfn, role)?,
         };
         self.pool.push_back(List::Active, page);
         self.pool.active += 1;
@@ -172,21 +176,25 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         Ok(())
     }
 
-    /// A stale page of the same key, in place: it keeps its directory entry.
+    /// The generation below which stale pages may be revived; 0 where none may.
     #[inline]
-    fn revive(&mut self, gfn: u64, role: Role) -> Option<PageNo> {
+    fn revivable(&mut self) -> u64 {
         if !P::TAGGED || self.pool.stale == 0 {
-            return None;
+            return 0;
         }
         let clock = &self.clock;
-        let safe = self.generation.safe(|epoch| clock.acknowledged(epoch));
-        let page = self.directory.find_stale(&self.pool.metas, gfn, role, safe)?;
+        self.generation.safe(|epoch| clock.acknowledged(epoch))
+    }
+
+    /// Puts a stale page of the same key back in service: it keeps its directory entry.
+    #[inline]
+    fn revive(&mut self, page: PageNo, gfn: u64, role: Role) -> PageNo {
         self.pool.unlist(page);
         self.pool.stale -= 1;
         self.pool.clear(&mut self.machine, page);
         self.set_identity(page, gfn, role);
         self.stats.mmu_revived += 1;
-        Some(page)
+        page
     }
 
     #[inline]
@@ -231,11 +239,8 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         while level > target {
             let below = level - 1;
             let (gfn, role) = if below >= walk.level {
-                let mut role = base.at(below, walk.above[below as usize]);
-                if F::ENTRY_SHIFT == 2 {
-                    role = role.quadrant((gva.as_u64() >> 21) as u8 & 1);
-                }
-                (walk.tables[below as usize], role)
+                let rights = walk.above[below as usize];
+                (walk.tables[below as usize], table_role::<F>(base, below, rights, gva))
             } else {
                 let cover = (1u64 << (9 * u32::from(below))) - 1;
                 (walk.gfn & !cover, base.at(below, granted).direct().keyed(key))
@@ -250,7 +255,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// The child that entry `node` must point at. An existing child is followed only if
     /// its gfn, its full role and its generation are what the walk wants (H7).
     #[inline]
-    fn child(&mut self, node: Node, gfn: u64, role: Role) -> Result<PageNo, Shortage> {
+    pub(crate) fn child(&mut self, node: Node, gfn: u64, role: Role) -> Result<PageNo, Shortage> {
         self.pool.meta_mut(node.page()).writes = 0;
         let spte = self.spte(node);
         if spte & (PRESENT | LARGE) == PRESENT {
@@ -272,7 +277,8 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let child = self.page_for(gfn, role)?;
         self.parent_add(child, node);
         let table = self.pool.table(child).as_u64();
-        self.set_spte(node, table | TABLE_FLAGS);
+        let kind = if role.is_direct() { 0 } else { INDIRECT };
+        self.set_spte(node, table | TABLE_FLAGS | kind);
         Ok(child)
     }
 
@@ -310,6 +316,13 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         self.pool.meta_mut(node.page()).lines |= line_of(node.entry());
         self.set_spte(node, spte);
     }
+}
+
+/// The role of the shadow of a guest table at `level` on the way to `gva`.
+#[inline]
+pub(crate) fn table_role<F: GuestFormat>(base: Role, level: u8, rights: Rights, gva: Gva) -> Role {
+    let role = base.at(level, rights);
+    if F::ENTRY_SHIFT == 2 { role.quadrant((gva.as_u64() >> 21) as u8 & 1) } else { role }
 }
 
 /// A leaf entry of `level` for host frame `host`.

@@ -101,6 +101,15 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// processor cache them.
     #[inline]
     pub(crate) fn prefetch<F: GuestFormat>(&mut self, node: Node, place: Hpa) {
+        let last = node.entry() as u32 == ENTRIES - 1;
+        let next = place.wrapping_add(1 << F::ENTRY_SHIFT);
+        if !last && is_cachable(F::read(&self.machine, next)) {
+            self.prefetch_run::<F>(node, place);
+        }
+    }
+
+    #[inline(never)]
+    fn prefetch_run<F: GuestFormat>(&mut self, node: Node, place: Hpa) {
         let most = u32::from(self.config.prefetch).min(ENTRIES - 1 - node.entry() as u32);
         let mut at = place.as_u64();
         let mut next = node;
@@ -108,9 +117,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             at += 1 << F::ENTRY_SHIFT;
             next = Node(next.0 + 1);
             let gpte = F::read(&self.machine, Hpa::new(at));
-            if gpte & (PRESENT | ACCESSED) != PRESENT | ACCESSED
-                || !self.prefetch_one::<F>(next, gpte)
-            {
+            if !is_cachable(gpte) || !self.prefetch_one::<F>(next, gpte) {
                 return;
             }
         }
@@ -145,4 +152,10 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         self.stats.mmu_prefetched += 1;
         true
     }
+}
+
+/// Whether a processor may hold a translation by this guest entry already.
+#[inline]
+fn is_cachable(gpte: u64) -> bool {
+    gpte & (PRESENT | ACCESSED) == PRESENT | ACCESSED
 }

@@ -107,6 +107,7 @@ mod mmu;
 mod outcome;
 mod page;
 mod paging;
+mod path;
 pub mod policy;
 mod pool;
 mod registers;

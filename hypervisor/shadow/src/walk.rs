@@ -71,7 +71,13 @@ impl Walk {
             key: 0,
         };
         walk.tables[start.level as usize % LEVELS] = start.table;
+        walk.above[start.level as usize % LEVELS] = start.rights;
         walk
+    }
+
+    /// Goes back to where the walk began.
+    pub(crate) fn restart(&mut self) {
+        self.rights = self.above[self.top as usize % LEVELS];
     }
 
     /// Where the 4 KiB entry was read.
@@ -245,9 +251,8 @@ fn reserved(control: &Control, gva: Gva, access: Access) -> PageFault {
     PageFault { code: base_code(control, access) | flags, cr2: gva }
 }
 
-/// Sets A in every entry of a permitted walk down to level `lowest`, and D in the one that
-/// maps the page for a write. Returns `false` where an entry changed since it was read:
-/// walk again.
+/// Sets A in every entry of a permitted walk, and D in the last for a write. Returns
+/// `false` where an entry changed since it was read: walk again.
 ///
 /// A table in a read-only slot keeps its bits, as a ROM does. The writes are logged:
 /// they dirty the tables' frames.
@@ -257,9 +262,8 @@ pub(crate) fn set_accessed_dirty<F: GuestFormat, M: GuestMemory>(
     slots: &mut Slots,
     memory: &mut M,
     write: bool,
-    lowest: u8,
 ) -> bool {
-    for level in (walk.level.max(lowest)..=walk.top).rev() {
+    for level in (walk.level..=walk.top).rev() {
         let entry = walk.entries[level as usize % LEVELS];
         let dirty = if write && level == walk.level { DIRTY } else { 0 };
         let wanted = entry | ACCESSED | dirty;

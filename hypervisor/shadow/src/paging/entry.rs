@@ -17,11 +17,19 @@ pub(crate) const FRAME: u64 = 0x000f_ffff_ffff_f000;
 /// right, because the leaf alone restricts.
 pub(crate) const TABLE_FLAGS: u64 = PRESENT | WRITABLE | USER_BIT | ACCESSED;
 
+/// In a shadow entry that points at a table: the table shadows one of the guest's (it is not
+/// direct). Bits 11:9 are ignored by hardware.
+pub(crate) const INDIRECT: u64 = 1 << 9;
+
+// `Rights` are laid out so that they are an entry's bits, moved: the functions below
+// compile to shifts and masks.
+const _: () = assert!(WRITE == 1 && USER == 2 && EXEC == 4);
+
 /// The rights an entry grants.
 #[inline]
 pub(crate) fn rights(entry: u64) -> Rights {
     let write_user = (entry >> 1) as u8 & (WRITE | USER);
-    let exec = if entry & NX == 0 { EXEC } else { 0 };
+    let exec = (!entry >> 61) as u8 & EXEC;
     write_user | exec
 }
 
@@ -29,14 +37,33 @@ pub(crate) fn rights(entry: u64) -> Rights {
 /// hardware never needs to write the entry.
 #[inline]
 pub(crate) fn leaf_flags(rights: Rights) -> u64 {
-    let write = if rights & WRITE != 0 { WRITABLE | DIRTY } else { 0 };
-    let user = if rights & USER != 0 { USER_BIT } else { 0 };
-    let nx = if rights & EXEC != 0 { 0 } else { NX };
-    PRESENT | ACCESSED | write | user | nx
+    let rights = u64::from(rights);
+    let write_user = (rights & 3) << 1;
+    let dirty = (rights & 1) << 6;
+    let nx = (!rights & 4) << 61;
+    PRESENT | ACCESSED | write_user | dirty | nx
 }
 
 /// Whether a shadow entry at `level` maps memory (rather than pointing at a table).
 #[inline]
 pub(crate) fn is_leaf(entry: u64, level: u8) -> bool {
     level == 1 || entry & LARGE != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_and_rights_are_each_others_inverse() {
+        for granted in 0..8 {
+            let flags = leaf_flags(granted);
+            assert_eq!(rights(flags), granted);
+            assert_eq!(flags & WRITABLE != 0, granted & WRITE != 0);
+            assert_eq!(flags & DIRTY != 0, granted & WRITE != 0);
+            assert_eq!(flags & USER_BIT != 0, granted & USER != 0);
+            assert_eq!(flags & NX != 0, granted & EXEC == 0);
+            assert_eq!(flags & (PRESENT | ACCESSED), PRESENT | ACCESSED);
+        }
+    }
 }
