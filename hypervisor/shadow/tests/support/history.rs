@@ -158,6 +158,7 @@ impl<L: Locate> View<'_, L> {
         })
     }
 
+    #[expect(clippy::large_types_passed_by_value, reason = "each branch goes on with its own")]
     fn any_end(&self, walker: Walker, since: Time, accept: &mut impl FnMut(End) -> bool) -> bool {
         let at = match walker.state() {
             Err(end) => return accept(end),

@@ -298,7 +298,7 @@ impl Walker {
     }
 
     fn start_long(&mut self, level: u32, sign: u32) {
-        let upper = i64::from_ne_bytes(self.gva.to_ne_bytes()) >> sign;
+        let upper = (self.gva as i64) >> sign;
         if upper != 0 && upper != -1 {
             self.end = Some(End::NonCanonical);
         }
