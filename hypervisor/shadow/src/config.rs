@@ -129,3 +129,24 @@ impl Config {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_setting_is_refused_beyond_its_range() {
+        let good = Config::default();
+        assert_eq!(good.validate(), Ok(()));
+        let refused = |change: fn(&mut Config)| {
+            let mut config = good;
+            change(&mut config);
+            config.validate().expect_err("out of range")
+        };
+        assert_eq!(refused(|c| c.max_vcpus = 0), ConfigError::Vcpus(0));
+        assert_eq!(refused(|c| c.quota = 23), ConfigError::Quota { quota: 23, least: 24 });
+        assert_eq!(refused(|c| c.physical_bits = 53), ConfigError::PhysicalBits(53));
+        assert_eq!(refused(|c| c.batch = 257), ConfigError::Batch(257));
+        assert_eq!(refused(|c| c.start_generation = u64::MAX), ConfigError::Generation(u64::MAX));
+    }
+}

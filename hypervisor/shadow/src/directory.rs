@@ -121,3 +121,63 @@ impl Directory {
         self.table.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::role::ALL_RIGHTS;
+    use std::vec::Vec;
+
+    fn meta(gfn: u64, level: u8, generation: u64) -> Meta {
+        let role = Role::default().at(level, ALL_RIGHTS);
+        Meta { gfn, generation, role, ..Meta::default() }
+    }
+
+    fn directory(metas: &[Meta]) -> Directory {
+        let mut directory = Directory::new(metas.len()).expect("room");
+        for number in 0..metas.len() as u32 {
+            directory.insert(metas, PageNo(number));
+        }
+        directory
+    }
+
+    #[test]
+    fn a_current_page_is_found_beside_stale_ones_of_the_same_key() {
+        let metas = [meta(5, 1, 1), meta(5, 1, 3), meta(5, 1, 2), meta(5, 2, 3)];
+        let directory = directory(&metas);
+        let role = metas[0].role;
+        assert_eq!(directory.look_up(&metas, 5, role, 3, 3), Found::Current(PageNo(1)));
+        assert_eq!(directory.find(&metas, 5, role, 3), Some(PageNo(1)));
+        assert_eq!(directory.find(&metas, 5, role, 4), None);
+    }
+
+    #[test]
+    fn a_stale_page_is_offered_only_below_the_safe_generation() {
+        let metas = [meta(5, 1, 2)];
+        let directory = directory(&metas);
+        assert_eq!(directory.look_up(&metas, 5, metas[0].role, 4, 3), Found::Stale(PageNo(0)));
+        assert_eq!(directory.look_up(&metas, 5, metas[0].role, 4, 2), Found::None);
+    }
+
+    #[test]
+    fn gfns_that_differ_only_in_their_highest_bits_are_different_keys() {
+        let metas: Vec<Meta> = (0..40).map(|bit| meta(1 << bit, 1, 1)).collect();
+        let mut directory = directory(&metas);
+        for (number, meta) in metas.iter().enumerate() {
+            let page = PageNo(number as u32);
+            assert_eq!(directory.find(&metas, meta.gfn, meta.role, 1), Some(page));
+            directory.remove(meta.gfn, page);
+            assert_eq!(directory.find(&metas, meta.gfn, meta.role, 1), None);
+        }
+        assert_eq!(directory.len(), 0);
+    }
+
+    #[test]
+    fn pages_of_a_gfn_are_collected_up_to_the_room_there_is() {
+        let metas = [meta(9, 1, 1), meta(9, 2, 1), meta(8, 1, 1), meta(9, 3, 2)];
+        let directory = directory(&metas);
+        let mut found = [PageNo::NONE; 4];
+        assert_eq!(directory.pages_of(&metas, 9, |meta| meta.generation == 1, &mut found), 2);
+        assert_eq!(directory.pages_of(&metas, 9, |_| true, &mut found[..1]), 1);
+    }
+}

@@ -100,3 +100,38 @@ impl Generation {
         self.safe
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_of_another_generation_reads_as_empty() {
+        let mut head = Head::default();
+        head.set(7, 42);
+        assert_eq!(head.get(7), 42);
+        assert_eq!(head.get(8), 0);
+        assert_eq!(head.before(8, 0xff), 42);
+        assert_eq!(head.before(9, 0xff), 0);
+    }
+
+    #[test]
+    fn the_previous_tag_of_the_first_is_the_last() {
+        let mut head = Head::default();
+        head.set(3, 1);
+        assert_eq!(head.before(0, 3), 1);
+    }
+
+    #[test]
+    fn pages_become_safe_when_the_zap_that_ended_them_is_acknowledged() {
+        let mut generation = Generation::new(1);
+        generation.bump(10, 0xff);
+        generation.bump(20, 0xff);
+        generation.bump(30, 0xff);
+        assert_eq!(generation.now(), 4);
+        assert_eq!(generation.safe(|epoch| epoch < 10), 1);
+        assert_eq!(generation.safe(|epoch| epoch <= 10), 2, "what the first zap ended");
+        assert_eq!(generation.safe(|epoch| epoch <= 20), 2, "the second is merged into the third");
+        assert_eq!(generation.safe(|epoch| epoch <= 30), 4);
+    }
+}

@@ -395,3 +395,7 @@ impl Pool {
         taken.map(|state| (state.first, state.free.data[0]))
     }
 }
+
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;

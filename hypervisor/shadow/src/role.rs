@@ -135,3 +135,37 @@ impl Role {
         Self(self.0 & ((1 << KEY_SHIFT) - (1 << MODE_SHIFT)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base(mode: PagingMode, on: bool) -> Role {
+        let bits = RoleBits { mode, nx: on, wp: !on, smep: on, smap: on, pke: on, pse: on };
+        Role::base(bits)
+    }
+
+    #[test]
+    fn every_part_of_a_role_is_kept_apart() {
+        for mode in PagingMode::ALL {
+            for on in [false, true] {
+                let role = base(mode, on).at(5, WRITE | EXEC).quadrant(3).keyed(0xf << 59);
+                assert_eq!((role.level(), role.access()), (5, WRITE | EXEC));
+                assert_eq!((role.mode(), role.quadrant_of()), (mode, 3));
+                assert_eq!((role.nx(), role.wp(), role.pke()), (on, !on, on));
+                assert!(!role.is_direct() && role.direct().is_direct());
+                assert_eq!(role.direct().to_base(), base(mode, on));
+            }
+        }
+    }
+
+    #[test]
+    fn smep_and_smap_matter_only_without_write_protection() {
+        let with = |smep, wp| {
+            let mode = PagingMode::FourLevel;
+            Role::base(RoleBits { mode, nx: true, wp, smep, smap: smep, pke: false, pse: false })
+        };
+        assert_eq!(with(true, true), with(false, true));
+        assert_ne!(with(true, false), with(false, false));
+    }
+}

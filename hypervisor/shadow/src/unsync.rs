@@ -296,3 +296,25 @@ impl Source {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_keeps_its_order_and_knows_its_bound() {
+        let mut list = UnsyncList::default();
+        for number in 1..=MOST_UNSYNC as u32 {
+            assert_eq!(list.oldest_if_full(), None);
+            list.push(PageNo(number));
+        }
+        assert_eq!(list.oldest_if_full(), Some(PageNo(1)));
+        list.remove(PageNo(1));
+        list.remove(PageNo(3));
+        list.remove(PageNo(3));
+        assert_eq!(list.pages()[..2], [PageNo(2), PageNo(4)]);
+        assert_eq!(list.pages().len(), MOST_UNSYNC - 2);
+        list.clear();
+        assert!(list.is_empty());
+    }
+}

@@ -1,0 +1,137 @@
+//! Tests of the pool against a source that counts.
+
+use super::*;
+use std::vec::Vec;
+
+struct Source {
+    slabs: Vec<Slab>,
+    lines: usize,
+}
+
+const BASE: u64 = 0x40_0000;
+
+impl Source {
+    fn new(slabs: u64) -> Self {
+        let slab = |n| Slab::new(Hpa::new(BASE + n * crate::memory::SLAB_BYTES));
+        Self { slabs: (0..slabs).map(slab).collect(), lines: 0 }
+    }
+}
+
+impl TableMemory for Source {
+    fn read_entry(&self, _at: Hpa) -> u64 {
+        0
+    }
+
+    fn write_entry(&mut self, _at: Hpa, _value: u64) {}
+
+    fn clear_line(&mut self, _at: Hpa) {
+        self.lines += 1;
+    }
+}
+
+impl FrameSource for Source {
+    fn arena(&self) -> Arena {
+        Arena { base: Hpa::new(BASE), pages: 128 }
+    }
+
+    fn take_slab(&mut self) -> Option<Slab> {
+        self.slabs.pop()
+    }
+
+    fn give_slab(&mut self, slab: Slab) {
+        self.slabs.push(slab);
+    }
+
+    fn take_low_frame(&mut self) -> Option<Hpa> {
+        None
+    }
+
+    fn give_low_frame(&mut self, _frame: Hpa) {}
+}
+
+fn pool(source: &Source, quota: u32) -> Pool {
+    Pool::new(source.arena(), quota).expect("a valid arena")
+}
+
+#[test]
+fn a_page_and_its_address_name_each_other() {
+    let source = Source::new(0);
+    let pool = pool(&source, 128);
+    let first = PageNo(FIRST_PAGE);
+    assert_eq!(pool.table(first), Hpa::new(BASE));
+    assert_eq!(pool.link(first, 511).as_u64(), BASE + 8184);
+    assert_eq!(pool.page_at(pool.table(PageNo(99)).as_u64()), PageNo(99));
+}
+
+#[test]
+fn a_fresh_frame_is_cleared_when_it_is_taken_and_a_used_one_only_where_it_was_set() {
+    let mut source = Source::new(1);
+    let mut pool = pool(&source, 128);
+    assert!(pool.grow(&mut source));
+    assert_eq!(source.lines, 0);
+    let page = pool.take_free(&mut source).expect("64 are free");
+    assert_eq!(source.lines, 64);
+    pool.meta_mut(page).lines = 0b101;
+    pool.clear(&mut source, page);
+    assert_eq!(source.lines, 66);
+}
+
+#[test]
+fn the_quota_bounds_what_is_in_use_not_what_was_taken() {
+    let mut source = Source::new(1);
+    let mut pool = pool(&source, 3);
+    assert!(pool.grow(&mut source));
+    for _ in 0..3 {
+        let page = pool.take_free(&mut source).expect("within the quota");
+        pool.push_back(List::Active, page);
+        pool.active += 1;
+    }
+    assert_eq!(pool.take_free(&mut source), None);
+    pool.splice_active_to_stale();
+    assert_eq!((pool.active, pool.stale), (0, 3));
+    assert_eq!(pool.take_free(&mut source), None, "stale pages count");
+}
+
+#[test]
+fn limbo_frees_in_order_and_stops_at_the_first_epoch_not_acknowledged() {
+    let mut source = Source::new(1);
+    let mut pool = pool(&source, 128);
+    assert!(pool.grow(&mut source));
+    for epoch in [4, 4, 7, 9] {
+        let page = pool.take_free(&mut source).expect("free frames");
+        pool.retire(page, epoch);
+    }
+    assert_eq!(pool.drain_limbo(|epoch| epoch <= 4), 2);
+    assert_eq!(pool.drain_limbo(|epoch| epoch == 9), 0, "7 comes first");
+    assert_eq!(pool.drain_limbo(|_| true), 2);
+    assert_eq!((pool.limbo, pool.free), (0, 64));
+}
+
+#[test]
+fn only_a_slab_without_a_frame_in_use_goes_back() {
+    let mut source = Source::new(2);
+    let mut pool = pool(&source, 128);
+    assert!(pool.grow(&mut source) && pool.grow(&mut source));
+    assert!(!pool.grow(&mut source), "the source is empty");
+    let page = pool.take_free(&mut source).expect("free frames");
+    pool.shrink(&mut source);
+    assert_eq!((source.slabs.len(), pool.taken), (1, 64));
+    pool.release(page);
+    pool.shrink(&mut source);
+    assert_eq!((source.slabs.len(), pool.taken, pool.free), (2, 0, 0));
+    assert!(pool.grow(&mut source), "and can be had again");
+}
+
+#[test]
+fn a_slab_outside_the_arena_or_taken_twice_is_given_back() {
+    let mut source = Source::new(0);
+    let mut pool = pool(&source, 128);
+    for base in [0, BASE + 4096, BASE + 127 * 8192] {
+        source.slabs.push(Slab::new(Hpa::new(base)));
+        assert!(!pool.grow(&mut source), "{base:#x}");
+        assert_eq!(source.slabs.pop(), Some(Slab::new(Hpa::new(base))));
+    }
+    source.slabs.extend([Slab::new(Hpa::new(BASE)), Slab::new(Hpa::new(BASE))]);
+    assert!(pool.grow(&mut source));
+    assert!(!pool.grow(&mut source), "overlaps");
+}
