@@ -2,17 +2,19 @@
 //!
 //! Hermit keeps time in microseconds of a TSC rate that it measures (30 ms) or is
 //! told, and then waits 30,000 of these microseconds to learn the rate of the local
-//! APIC's timer. Where our command line gives the TSC's rate, Hermit is told a much
-//! lower one: its microseconds are then short, both waits nearly vanish, and all
-//! that it computes from them stays in proportion. `hermit_microseconds` converts.
+//! APIC's timer. Where the TSC counts instructions, so that a short wait is as exact
+//! as a long one, Hermit is told a much lower rate than the true one: its
+//! microseconds are then short, the wait nearly vanishes, and all that it computes
+//! from them stays in proportion. Elsewhere a short wait would measure what else the
+//! host is doing. `hermit_microseconds` converts.
 
 use crate::boot::boot;
 use crate::instructions::rdtsc;
 use anchorite_abi::Options;
 
-/// The rate that Hermit is told where the true one is known, in MHz. The APIC's
+/// The rate that Hermit is told where the TSC counts instructions, in MHz. The APIC's
 /// timer counts twice in a microsecond of that length on QEMU (1 GHz, divided by 8).
-pub(crate) const HERMIT_MHZ: u64 = 16;
+const COUNTED_MHZ: u64 = 16;
 
 /// Ticks of the time stamp counter since power-on.
 #[inline]
@@ -27,8 +29,14 @@ pub fn ticks_per_second() -> u64 {
 }
 
 /// The rate that the command line gives.
-pub(crate) fn known_mhz(command_line: &str) -> Option<u64> {
+fn known_mhz(command_line: &str) -> Option<u64> {
     Options::parse(command_line).ok()?.tsc_mhz.map(u64::from)
+}
+
+/// The rate that Hermit is to be told, if any.
+pub(crate) fn rate_for_hermit(command_line: &str) -> Option<u64> {
+    let counted = Options::parse(command_line).is_ok_and(|options| options.counted);
+    known_mhz(command_line).map(|mhz| if counted { COUNTED_MHZ } else { mhz })
 }
 
 /// What Hermit takes for `microseconds`.

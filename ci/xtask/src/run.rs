@@ -95,6 +95,7 @@ pub(crate) fn machine(
         json: args.json.is_some(),
         // Firmware and GRUB leave their traces in memory; QEMU alone does not.
         zeroed: on == On::Qemu && args.boot == Boot::Direct,
+        counted: args.icount && on == On::Qemu,
         tsc_mhz: emulator::tsc_megahertz(on, args.icount),
         ..options(&args.guest)
     };

@@ -46,6 +46,8 @@ pub struct Options<'a> {
     pub kind: Option<&'a str>,
     /// RAM is all zero at the start, as in an emulator: the guest's need not be cleared.
     pub zeroed: bool,
+    /// The TSC counts instructions (QEMU's -icount), so that waits are exact however short.
+    pub counted: bool,
     /// The rate of the TSC, where it is known; saves Hermit's 30 ms of measuring.
     pub tsc_mhz: Option<u16>,
 }
@@ -61,6 +63,7 @@ impl Default for Options<'_> {
             shadow_pages: 0,
             kind: None,
             zeroed: false,
+            counted: false,
             tsc_mhz: None,
         }
     }
@@ -90,7 +93,7 @@ impl fmt::Display for OptionError<'_> {
         match self {
             Self::Unknown { word } => write!(
                 f,
-                "unknown option {word:?}; known are mmu=, mem=, timeout=, json=, zap=, shadow_pages=, kind=, zeroed=, -freq"
+                "unknown option {word:?}; known are mmu=, mem=, timeout=, json=, zap=, shadow_pages=, kind=, zeroed=, counted=, -freq"
             ),
             Self::BadValue { name, value, expected } => {
                 write!(f, "option {name}={value:?} is not {expected}")
@@ -130,6 +133,7 @@ impl<'a> Options<'a> {
             "zap" => self.zap = Some(value),
             "kind" => self.kind = Some(value),
             "zeroed" => self.zeroed = number(value, "zeroed", 0..=1)? == 1,
+            "counted" => self.counted = number(value, "counted", 0..=1)? == 1,
             _ => return Err(OptionError::Unknown { word }),
         }
         Ok(())
@@ -151,7 +155,7 @@ fn number<'a>(
     let expected = match name {
         "mem" => "a number of MiB, 2 to 1048576",
         "timeout" => "a number of seconds, 1 to 16777216",
-        "json" | "zeroed" => "0 or 1",
+        "json" | "zeroed" | "counted" => "0 or 1",
         "shadow_pages" => "a number of pages, at most 16777216",
         _ => "a number of MHz, 1 to 65535",
     };
@@ -180,6 +184,9 @@ impl fmt::Display for Options<'_> {
         if self.zeroed {
             f.write_str(" zeroed=1")?;
         }
+        if self.counted {
+            f.write_str(" counted=1")?;
+        }
         if let Some(mhz) = self.tsc_mhz {
             write!(f, " -freq {mhz}")?;
         }
@@ -204,6 +211,7 @@ mod tests {
             shadow_pages: 4096,
             kind: Some("flat:0:7c00"),
             zeroed: true,
+            counted: true,
             tsc_mhz: Some(1000),
         };
         assert_eq!(Options::parse(&options.to_string()), Ok(options));

@@ -61,6 +61,10 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     #[inline]
     pub(crate) fn cached_mmio(&self, vcpu: VcpuId, gva: Gva, access: Access) -> Option<Gpa> {
         let node = self.leaf_node(vcpu, gva)?;
+        // The guest may have changed an unsync table: only a walk tells.
+        if self.pool.meta(node.page()).unsync {
+            return None;
+        }
         let (gfn, rights) = decode(self.spte(node), self.mmio_generation)?;
         let control = &self.vcpu(vcpu).control;
         let unknown_key = control.pke && rights & USER != 0;

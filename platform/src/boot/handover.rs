@@ -177,9 +177,9 @@ extern "C" fn boot_main(magic: u32, address: u32) -> ! {
 
 fn prepare_hermit(handover: &mut Handover, image: &Range<u64>) {
     handover.hermit_multiboot.fill(&handover.boot.layout.hermit);
-    if clock::known_mhz(handover.boot.information.command_line.as_str()).is_some() {
+    if let Some(mhz) = clock::rate_for_hermit(handover.boot.information.command_line.as_str()) {
         let mut line = LineBuffer { bytes: [0; 64], used: 0 };
-        let _ = write!(line, "anchorite -freq {}", clock::HERMIT_MHZ);
+        let _ = write!(line, "anchorite -freq {mhz}");
         handover.hermit_command_line.set(&line.bytes[..line.used]);
     }
     let mut device_tree_address = None;
