@@ -111,6 +111,7 @@ mod path;
 pub mod policy;
 mod pool;
 mod registers;
+mod resync;
 mod rmap;
 mod role;
 mod roots;
