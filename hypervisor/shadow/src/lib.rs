@@ -111,7 +111,6 @@ mod path;
 pub mod policy;
 mod pool;
 mod registers;
-mod resync;
 mod rmap;
 mod role;
 mod roots;

@@ -190,16 +190,6 @@ pub(crate) struct Slots {
     hot: Cell<Hot>,
 }
 
-/// A slot's memory in bytes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Range {
-    /// Where it begins for the guest.
-    pub(crate) base: u64,
-    pub(crate) bytes: u64,
-    /// From a guest-physical address to the host-physical one, modulo 2^64.
-    pub(crate) distance: u64,
-}
-
 /// What a lookup needs of the slot found last.
 #[derive(Clone, Copy, Debug, Default)]
 struct Hot {
@@ -231,13 +221,6 @@ impl Slots {
         }
         self.find_slowly(gfn)?;
         Some(self.at(gfn)?.host_of(gfn))
-    }
-
-    /// The memory of the slot found last.
-    pub(crate) fn hot_range(&self) -> Range {
-        let hot = self.hot.get();
-        let distance = hot.host.wrapping_sub(hot.base) << 12;
-        Range { base: hot.base << 12, bytes: hot.pages << 12, distance }
     }
 
     #[cold]

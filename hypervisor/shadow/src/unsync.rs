@@ -8,14 +8,18 @@
 //! nobody writes between the last flush and our reading. With another vCPU in the guest
 //! a table is therefore brought in step as it is now, and stays unsync.
 
-use anchorite_addr::Gva;
+use anchorite_addr::{Gva, Hpa};
 
 use crate::flush::VcpuId;
 use crate::memory::Machine;
 use crate::mmu::Mmu;
 use crate::page::{Node, PageNo};
-use crate::paging::entry::{FRAME, LARGE, PRESENT};
+use crate::paging::entry::{
+    ACCESSED, DIRTY, FRAME, KEY, LARGE, NX, PRESENT, USER_BIT, WRITABLE, rights,
+};
+use crate::paging::{FourLevel, GuestFormat, TwoLevel};
 use crate::policy::ZapPolicy;
+use crate::role::{EXEC, Role, USER, WRITE};
 
 /// Most tables that are unsync at once.
 pub(crate) const MOST_UNSYNC: usize = 64;
@@ -151,6 +155,94 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         self.stats.mmu_synced += 1;
     }
 
+    /// Brings the entries of one table in step as they are now.
+    pub(crate) fn sync_entries(&mut self, page: PageNo) {
+        let Some(source) = self.source(page) else {
+            self.drop_entries(page);
+            return;
+        };
+        let mut lines = self.pool.meta(page).lines;
+        while lines != 0 {
+            let first = lines.trailing_zeros() as usize * 8;
+            for entry in first..first + 8 {
+                self.sync_entry(&source, Node::new(page, entry));
+            }
+            lines &= lines - 1;
+        }
+    }
+
+    /// Where the guest entries that `page` shadows lie.
+    fn source(&self, page: PageNo) -> Option<Source> {
+        let meta = self.pool.meta(page);
+        let host = self.slots.at(meta.gfn)?.host_of(meta.gfn) << 12;
+        let skipped = u64::from(meta.role.quadrant_of()) * 512 * 4;
+        Some(Source {
+            role: meta.role,
+            base: if meta.role.has_four_byte_entries() { host + skipped } else { host },
+            reserved: self.leaf_reserved(meta.role),
+        })
+    }
+
+    /// Bits reserved in 4 KiB entries at this role.
+    pub(crate) fn leaf_reserved(&self, role: Role) -> u64 {
+        if role.has_four_byte_entries() {
+            return 0;
+        }
+        let mut reserved = FRAME & !((1 << self.config.physical_bits) - 1);
+        if !role.mode().is_long() {
+            reserved |= 0x7ff << 52;
+        }
+        if role.nx() { reserved } else { reserved | NX }
+    }
+
+    /// Brings one entry in step: keeps it, takes rights away, or empties it.
+    #[inline]
+    fn sync_entry(&mut self, source: &Source, node: Node) {
+        let spte = self.spte(node);
+        if spte == 0 {
+            return;
+        }
+        let gpte = source.read(&self.machine, node.entry());
+        match self.in_step(source, gpte, spte) {
+            Some(same) if same == spte => {}
+            Some(fewer) => {
+                self.set_spte(node, fewer);
+                self.tlb_dirty = true;
+            }
+            None => self.drop_entry(node),
+        }
+    }
+
+    /// What of `spte` the guest entry still grants; `None` where nothing is.
+    #[inline]
+    fn in_step(&self, source: &Source, gpte: u64, spte: u64) -> Option<u64> {
+        if spte & PRESENT == 0 || gpte & PRESENT == 0 || gpte & ACCESSED == 0 {
+            return None;
+        }
+        if gpte & source.reserved != 0 {
+            return None;
+        }
+        let gfn = (gpte & FRAME) >> 12;
+        if self.slots.at(gfn)?.host_of(gfn) << 12 != spte & FRAME {
+            return None;
+        }
+        let granted = rights(gpte) & source.role.access();
+        let user = spte & USER_BIT != 0;
+        let key_differs = source.role.pke() && (gpte ^ spte) & KEY != 0;
+        // U in either direction changes what SMEP and SMAP see.
+        if user != (granted & USER != 0) || key_differs {
+            return None;
+        }
+        let mut kept = spte;
+        if spte & WRITABLE != 0 && (granted & WRITE == 0 || gpte & DIRTY == 0) {
+            kept &= !(WRITABLE | DIRTY);
+        }
+        if granted & EXEC == 0 {
+            kept |= NX;
+        }
+        Some(kept)
+    }
+
     /// INVLPG: brings the one entry that translates `gva` under `vcpu`'s root in step.
     #[inline]
     pub(crate) fn sync_address(&mut self, vcpu: VcpuId, gva: Gva) {
@@ -163,7 +255,10 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         if !self.pool.meta(node.page()).unsync {
             return;
         }
-        self.sync_one(node);
+        match self.source(node.page()) {
+            Some(source) => self.sync_entry(&source, node),
+            None => self.drop_entry(node),
+        }
     }
 
     /// The entry of a level-1 table that `gva` leads to under `vcpu`'s root.
@@ -180,6 +275,25 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             level -= 1;
         }
         Some(Node::new(page, gva.table_index(1)))
+    }
+}
+
+/// A guest leaf table, as its shadow sees it.
+struct Source {
+    role: Role,
+    base: u64,
+    reserved: u64,
+}
+
+impl Source {
+    /// The guest entry that shadow entry `entry` shadows.
+    #[inline]
+    fn read<M: Machine>(&self, memory: &M, entry: usize) -> u64 {
+        if self.role.has_four_byte_entries() {
+            TwoLevel::read(memory, Hpa::new(self.base + entry as u64 * 4))
+        } else {
+            FourLevel::read(memory, Hpa::new(self.base + entry as u64 * 8))
+        }
     }
 }
 
