@@ -49,6 +49,9 @@ impl Baseline {
             text += &one.line();
             text += "\n";
         }
+        if let Some(folder) = self.path.parent() {
+            fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        }
         fs::write(&self.path, text).map_err(Error::io(&self.path))?;
         println!("{} results accepted into {}", measured.len(), self.path.display());
         Ok(())
