@@ -5,11 +5,11 @@
 mod reference;
 
 use reference::*;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// Guest memory as a map of entries; absent entries read as zero.
 #[derive(Default)]
-struct Entries(HashMap<u64, u64>);
+struct Entries(BTreeMap<u64, u64>);
 
 impl Entries {
     fn set(&mut self, gpa: u64, raw: u64) -> &mut Self {

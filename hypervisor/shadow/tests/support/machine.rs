@@ -117,6 +117,14 @@ impl Machine {
         self.locate(at).is_some()
     }
 
+    /// What all table memory holds, for comparing two runs.
+    pub fn tables_digest(&self) -> u64 {
+        let words = self.slabs.iter().chain(&self.lows).flat_map(|block| &block.words);
+        words.fold(0, |digest: u64, word| {
+            (digest.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        })
+    }
+
     fn locate(&self, at: u64) -> Option<(bool, usize, usize)> {
         let within = |base: u64, bytes: u64, count: usize| {
             let offset = at.checked_sub(base)?;
