@@ -85,6 +85,11 @@ impl Core {
         }
     }
 
+    /// Loses the TLB, keeps the paging-structure caches.
+    pub fn forget_pages(&mut self) {
+        self.tlb.clear();
+    }
+
     pub fn flush_all(&mut self) {
         self.tlb.clear();
         self.caches.clear();

@@ -4,8 +4,8 @@
 //! be replayed, cut and printed as Rust source.
 
 use super::reference::{
-    A, Access, CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PGE, CR4_PKE, CR4_PSE, CR4_SMAP, CR4_SMEP, D,
-    EFER_LME, EFER_NXE, G, Mode, Op as AccessOp, P, PS, RW, US, XD,
+    A, Access, CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PCIDE, CR4_PGE, CR4_PKE, CR4_PSE, CR4_SMAP,
+    CR4_SMEP, D, EFER_LME, EFER_NXE, G, Mode, Op as AccessOp, P, PS, RW, US, XD,
 };
 use super::rng::Rng;
 
@@ -331,6 +331,7 @@ impl Shape {
         flip(CR4_SMAP, 2, &mut cr4);
         if matches!(mode, Mode::Level4 | Mode::Level5) {
             flip(CR4_PKE, 3, &mut cr4);
+            flip(CR4_PCIDE, 3, &mut cr4);
         }
         flip(EFER_NXE, 6, &mut efer);
         let pkru = rng.pick(&[0, 0, 0, 1 << 2, 1 << 3, 1 << 4, 0x5555_5554]);

@@ -25,6 +25,8 @@ pub const CR4_PAE: u64 = 1 << 5;
 pub const CR4_PGE: u64 = 1 << 7;
 /// CR4.LA57: five levels.
 pub const CR4_LA57: u64 = 1 << 12;
+/// CR4.PCIDE: process-context identifiers.
+pub const CR4_PCIDE: u64 = 1 << 17;
 /// CR4.SMEP.
 pub const CR4_SMEP: u64 = 1 << 20;
 /// CR4.SMAP.

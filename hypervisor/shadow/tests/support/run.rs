@@ -1,9 +1,11 @@
 //! Running operation lists, and what happens when one of them fails.
 
 use super::ops::{Op, Shape};
+use super::reference::Mode;
 use super::rng::Rng;
 use super::shrink::shrink;
 use super::world::{Coverage, Engine, Setup, Visible, World};
+use anchorite_shadow::PolicyKind;
 use std::cell::Cell;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -71,6 +73,35 @@ impl Script {
         let initial = shape.initial(&mut rng);
         let ops = (0..count).map(|_| shape.op(&mut rng)).collect();
         Self { setup, initial, ops }
+    }
+
+    /// A script from bytes: four choose the setup and the tables, every four more an
+    /// operation, so that a fuzzer can cut and splice operations. At most 512 of them.
+    pub fn from_bytes(data: &[u8]) -> Option<Self> {
+        let (head, rest) = data.split_first_chunk::<4>()?;
+        let modes = [Mode::Off, Mode::Bits32, Mode::Pae, Mode::Level4, Mode::Level5];
+        let setup = Setup {
+            mode: modes[head[0] as usize % 5],
+            vcpus: 1 + head[1] as usize % 3,
+            policy: PolicyKind::ALL[head[2] as usize % 6],
+            spare: u32::from(head[3] & 31),
+            prefetch: if head[3] & 32 == 0 { 0 } else { 7 },
+            gib_pages: head[3] & 64 != 0,
+            start_generation: 1,
+            disciplined: false,
+            audit_every: 1,
+            physical_bits: 40,
+        };
+        let mut shape = Shape::new(setup.mode, setup.vcpus);
+        let mut rng = Rng::new(u64::from(u32::from_le_bytes(*head)));
+        shape.warm(&mut rng);
+        let initial = shape.initial(&mut rng);
+        let op = |bytes: &[u8]| {
+            let seed = bytes.iter().fold(0, |seed, byte| seed << 8 | u64::from(*byte));
+            shape.op(&mut Rng::new(seed))
+        };
+        let ops = rest.chunks(4).take(512).map(op).collect();
+        Some(Self { setup, initial, ops })
     }
 
     /// Runs to the end.

@@ -11,8 +11,8 @@ use super::history::{Locate, Map, Time, View};
 use super::machine::{GUEST_BASE, Machine, Spy};
 use super::ops::{BIG, LogAction, Op, Place, SMALL, Shape, TABLES, TAIL};
 use super::reference::{
-    Access, Answer, CR0_PG, CR4_LA57, CR4_PAE, CR4_PGE, CR4_PKE, CR4_PSE, CR4_SMAP, CR4_SMEP, Cpu,
-    Mode, Op as AccessOp, Translation, translate,
+    Access, Answer, CR0_PG, CR4_LA57, CR4_PAE, CR4_PCIDE, CR4_PGE, CR4_PKE, CR4_PSE, CR4_SMAP,
+    CR4_SMEP, Cpu, Mode, Op as AccessOp, Translation, translate,
 };
 use anchorite_addr::{Gfn, Gpa, Gva, Hfn};
 use anchorite_shadow::{
@@ -334,6 +334,15 @@ impl<E: Engine> World<E> {
         let mut core = self.vcpus[v].core.clone();
         core.flush_all();
         core.amnesic = true;
+        core.access(self.mmu.machine_mut(), gva, access).map(|hit| hit.hpa)
+    }
+
+    /// Where the tables lead a vCPU that starts from what its paging-structure caches hold,
+    /// but has lost its TLB.
+    pub fn cached_walk(&mut self, v: usize, gva: u64) -> Result<u64, u32> {
+        let access = Access { op: AccessOp::Read, cpl3: true, implicit: false, ac: false };
+        let mut core = self.vcpus[v].core.clone();
+        core.forget_pages();
         core.access(self.mmu.machine_mut(), gva, access).map(|hit| hit.hpa)
     }
 
@@ -1004,18 +1013,35 @@ impl<E: Engine> World<E> {
         self.leave(v);
         let id = self.vcpus[v].id;
         let address = Gva::new(gva);
-        let pcid = (self.vcpus[v].cpu.cr3 & 0xfff) as u16;
+        // While CR4.PCIDE = 0 the current PCID is 0 whatever CR3 holds, and INVPCID of another
+        // raises #GP (SDM vol. 2, "INVPCID"): it never gets to the engine.
+        let tagged = self.vcpus[v].cpu.cr4 & CR4_PCIDE != 0;
+        let pcid = if tagged { (self.vcpus[v].cpu.cr3 & 0xfff) as u16 } else { 0 };
         match self.steps % 16 {
-            0 => self.mmu.invpcid(id, Invpcid::Address { pcid, gva: address }),
-            1 => self.mmu.invpcid(id, Invpcid::Context { pcid }),
-            2 => self.mmu.invpcid(id, Invpcid::All),
-            3 => self.mmu.invpcid(id, Invpcid::AllWithGlobal),
-            _ => self.mmu.invlpg(id, address),
-        }
-        if matches!(self.steps % 16, 1..=3) {
-            self.invalidated_all(v);
-        } else {
-            self.invalidated(v, gva);
+            0 => {
+                self.mmu.invpcid(id, Invpcid::Address { pcid, gva: address });
+                self.invalidated(v, gva);
+            }
+            1 => {
+                self.mmu.invpcid(id, Invpcid::Context { pcid });
+                self.invalidated_all(v);
+            }
+            2 => {
+                self.mmu.invpcid(id, Invpcid::All);
+                self.invalidated_all(v);
+            }
+            3 => {
+                self.mmu.invpcid(id, Invpcid::AllWithGlobal);
+                self.invalidated_all(v);
+            }
+            // Another context's translations: nothing that this one sees.
+            4 if tagged => {
+                self.mmu.invpcid(id, Invpcid::Address { pcid: pcid ^ 1, gva: address });
+            }
+            _ => {
+                self.mmu.invlpg(id, address);
+                self.invalidated(v, gva);
+            }
         }
         self.unchanged("invlpg")
     }
@@ -1070,7 +1096,8 @@ impl<E: Engine> World<E> {
         let flip = |bit| (old.cr4 ^ cr4) & bit != 0;
         let flushes = (old.cr0 ^ cr0) & CR0_PG != 0
             || flip(CR4_PAE | CR4_PGE | CR4_LA57)
-            || (cr4 & !old.cr4) & CR4_SMEP != 0;
+            || (cr4 & !old.cr4) & CR4_SMEP != 0
+            || (old.cr4 & !cr4) & CR4_PCIDE != 0;
         let id = self.vcpus[v].id;
         if cpu.mode() != old.mode() {
             cpu.pdptes = self.pdptes(&cpu);
