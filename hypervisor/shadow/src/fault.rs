@@ -143,14 +143,27 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             let control = &self.vcpus[id.index()].control;
             let (slots, memory) = (&self.slots, &self.machine);
             go::<F, M>(walk, control, slots, memory, gva, access).map_err(FaultOutcome::Guest)?;
-            let (slots, memory) = (&mut self.slots, &mut self.machine);
-            if set_accessed_dirty::<F, M>(walk, slots, memory, access.is_write()) {
+            if self.mark_walk::<F>(walk, access.is_write()) {
                 return Ok(());
             }
             walk.restart();
         }
         // The entries keep changing: the guest tries again, others get their turn.
         Err(FaultOutcome::Spurious)
+    }
+
+    /// Sets A in every entry of a permitted walk, and D in the last for a write. Returns
+    /// `false` where an entry changed since it was read.
+    #[inline]
+    fn mark_walk<F: GuestFormat>(&mut self, walk: &mut Walk, write: bool) -> bool {
+        let (slots, memory) = (&mut self.slots, &mut self.machine);
+        let held_still = set_accessed_dirty::<F, M>(walk, slots, memory, write);
+        if self.mixes_entry_sizes::<F>() {
+            for (table, offset) in walk.marks(write) {
+                self.note_mark(table, offset);
+            }
+        }
+        held_still
     }
 
     /// A PDPTE register is not present: the walk ends there.
@@ -368,8 +381,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         for _ in 0..WALKS {
             let control = &self.vcpus[id.index()].control;
             let mut walk = walk::<F, M>(control, &self.slots, &self.machine, gva, access)?;
-            let (slots, memory) = (&mut self.slots, &mut self.machine);
-            if set_accessed_dirty::<F, M>(&mut walk, slots, memory, access.is_write()) {
+            if self.mark_walk::<F>(&mut walk, access.is_write()) {
                 return Ok(Some(walk));
             }
         }

@@ -32,7 +32,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let control = &self.vcpus[id.index()].control;
         let meta = self.pool.meta(page);
         let write = access.is_write();
-        if !self.slots.is_plain() || write && !control.wp {
+        if !self.slots.is_plain() || write && !control.wp || self.mixes_entry_sizes::<F>() {
             return None;
         }
         let host = self.slots.host_frame(meta.gfn)?;

@@ -45,6 +45,9 @@ pub struct Mmu<M: Machine, P: ZapPolicy = Tagged, const TAG_BITS: u32 = 32> {
     pub(crate) zap_epoch: u64,
     /// Whether a page exists whose table lies outside every slot, and is not tracked.
     pub(crate) untracked: bool,
+    /// The sizes of guest entries that pages of this generation shadow: bit 0 for 8 bytes,
+    /// bit 1 for 4.
+    pub(crate) entry_sizes: u8,
     pub(crate) stats: Stats,
     policy: PhantomData<P>,
 }
@@ -77,6 +80,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             removal_epoch: 0,
             zap_epoch: 0,
             untracked: false,
+            entry_sizes: 0,
             stats: Stats::default(),
             policy: PhantomData,
         })

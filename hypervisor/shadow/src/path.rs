@@ -97,7 +97,9 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         access: Access,
     ) -> bool {
         step.entry & ACCESSED != 0
-            || self.slots.is_plain() && self.permits::<F>(id, step, level - 1, gva, access)
+            || self.slots.is_plain()
+                && !self.mixes_entry_sizes::<F>()
+                && self.permits::<F>(id, step, level - 1, gva, access)
     }
 
     /// Whether the guest's tables from `level` on permit `access` to a 4 KiB page.

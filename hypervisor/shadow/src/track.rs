@@ -3,7 +3,8 @@
 use crate::flush::VcpuId;
 use crate::memory::Machine;
 use crate::mmu::Mmu;
-use crate::page::{Node, PageNo};
+use crate::page::{Meta, Node, PageNo};
+use crate::paging::GuestFormat;
 use crate::paging::entry::PRESENT;
 use crate::policy::ZapPolicy;
 use anchorite_addr::Gpa;
@@ -46,7 +47,8 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// none does already.
     #[inline]
     pub(crate) fn account(&mut self, page: PageNo) -> u64 {
-        let gfn = self.pool.meta(page).gfn;
+        let Meta { gfn, role, .. } = *self.pool.meta(page);
+        self.entry_sizes |= 1 << u8::from(role.has_four_byte_entries());
         let tag = self.generation.tag();
         let Some(slot) = self.slots.at_mut(gfn) else {
             self.untracked = true;
@@ -120,7 +122,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         }
         let now = self.generation.now();
         let mut found = [PageNo::NONE; ROUND];
-        let counted = |meta: &crate::page::Meta| meta.tracked && meta.generation == now;
+        let counted = |meta: &Meta| meta.tracked && meta.generation == now;
         loop {
             let count = self.directory.pages_of(&self.pool.metas, gfn, counted, &mut found);
             let pages = &found[..count.min(ROUND)];
@@ -141,7 +143,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     fn dismantle_stale_of(&mut self, gfn: u64) {
         let now = self.generation.now();
         let mut found = [PageNo::NONE; 1];
-        let stale = |meta: &crate::page::Meta| meta.generation != now;
+        let stale = |meta: &Meta| meta.generation != now;
         while self.directory.pages_of(&self.pool.metas, gfn, stale, &mut found) > 0 {
             self.dismantle(found[0]);
         }
@@ -172,7 +174,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         self.stats.mmu_pte_write += 1;
         let now = self.generation.now();
         let mut found = [PageNo::NONE; ROUND];
-        let counted = |meta: &crate::page::Meta| meta.tracked && meta.generation == now;
+        let counted = |meta: &Meta| meta.tracked && meta.generation == now;
         loop {
             let count = self.directory.pages_of(&self.pool.metas, gfn, counted, &mut found);
             // A frame with more shadows than one round holds is unshadowed altogether.
@@ -199,6 +201,42 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let flooded = meta.writes >= FLOOD;
         self.stats.mmu_flooded += u64::from(flooded);
         flooded
+    }
+
+    /// A or D was set in the 4-byte entry at `offset` of the table in `gfn`. For whoever reads
+    /// the same table as entries of 8 bytes that is a change, if the entry is the upper half of
+    /// one: A and D are address bits 37 and 38 there.
+    #[cold]
+    pub(crate) fn note_mark(&mut self, gfn: u64, offset: u32) {
+        if offset & 4 == 0 {
+            return;
+        }
+        let now = self.generation.now();
+        let mut found = [PageNo::NONE; ROUND];
+        let wide = |meta: &Meta| {
+            meta.tracked && meta.generation == now && !meta.role.has_four_byte_entries()
+        };
+        loop {
+            let count = self.directory.pages_of(&self.pool.metas, gfn, wide, &mut found);
+            let crowded = count == ROUND;
+            for page in &found[..count] {
+                if crowded {
+                    self.zap_page(*page);
+                } else {
+                    self.drop_written(*page, offset, 4);
+                }
+            }
+            if !crowded {
+                return;
+            }
+        }
+    }
+
+    /// Whether the tables of 4-byte entries that are marked may be shadowed as tables of 8-byte
+    /// entries too.
+    #[inline]
+    pub(crate) fn mixes_entry_sizes<F: GuestFormat>(&self) -> bool {
+        F::ENTRY_SHIFT == 2 && self.entry_sizes & 1 != 0
     }
 
     /// Empties the entries of `page` that shadow `bytes` bytes at `offset` of its table.
@@ -243,7 +281,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     pub(crate) fn zap_tables_in(&mut self, gfn: u64) {
         let now = self.generation.now();
         let mut found = [PageNo::NONE; 1];
-        let current = |meta: &crate::page::Meta| !meta.role.is_direct() && meta.generation == now;
+        let current = |meta: &Meta| !meta.role.is_direct() && meta.generation == now;
         while self.directory.pages_of(&self.pool.metas, gfn, current, &mut found) > 0 {
             self.zap_page(found[0]);
         }

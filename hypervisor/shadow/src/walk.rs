@@ -80,6 +80,23 @@ impl Walk {
         self.rights = self.above[self.top as usize % LEVELS];
     }
 
+    /// The entry read at `level` with the bits that a permitted access sets.
+    #[inline]
+    fn marked(&self, level: u8, write: bool) -> u64 {
+        let dirty = if write && level == self.level { DIRTY } else { 0 };
+        self.entries[level as usize % LEVELS] | ACCESSED | dirty
+    }
+
+    /// The entries in which a permitted access sets bits: the table's frame, and the offset in
+    /// it.
+    pub(crate) fn marks(&self, write: bool) -> impl Iterator<Item = (u64, u32)> + '_ {
+        (self.level..=self.top).filter_map(move |level| {
+            let at = level as usize % LEVELS;
+            let changes = self.marked(level, write) != self.entries[at];
+            changes.then_some((self.tables[at], (self.places[at] & 0xfff) as u32))
+        })
+    }
+
     /// Where the 4 KiB entry was read.
     #[inline]
     pub(crate) fn leaf_place(&self) -> Hpa {
@@ -265,8 +282,7 @@ pub(crate) fn set_accessed_dirty<F: GuestFormat, M: GuestMemory>(
 ) -> bool {
     for level in (walk.level..=walk.top).rev() {
         let entry = walk.entries[level as usize % LEVELS];
-        let dirty = if write && level == walk.level { DIRTY } else { 0 };
-        let wanted = entry | ACCESSED | dirty;
+        let wanted = walk.marked(level, write);
         if wanted != entry && !update::<F, M>(walk, slots, memory, level, wanted) {
             return false;
         }

@@ -90,6 +90,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         self.unsync.clear();
         self.mmio_cached = false;
         self.untracked = false;
+        self.entry_sizes = 0;
         if P::SWEEP == Sweep::Whole {
             self.sweep(u32::MAX);
         }

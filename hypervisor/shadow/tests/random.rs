@@ -1,12 +1,6 @@
 //! Random differential runs: engine and simulated hardware against the reference walker.
 //!
-//! Two bugs of the engine are open. Long runs find them, so the normal run is short until
-//! they are mended, when its default goes back to a million operations per mode:
-//! - PAE, several vCPUs: a translation outlives INVLPG (`ANCHORITE_SHADOW_SEED=59`);
-//! - two levels: audit I1, "child shadows another table" (`ANCHORITE_SHADOW_SEED=145`; not
-//!   on every try).
-//!
-//! `ANCHORITE_SHADOW_OPS` sets the operations per mode (80,000 by default),
+//! `ANCHORITE_SHADOW_OPS` sets the operations per mode (a million by default),
 //! `ANCHORITE_SHADOW_SEED` the first seed. A failure prints the command that repeats it and a
 //! shrunk script that can be pasted into `regressions.rs`.
 //!
@@ -47,7 +41,7 @@ fn setup(mode: Mode, seed: u64) -> Setup {
 }
 
 fn run(mode: Mode, name: &str) {
-    let operations = env("ANCHORITE_SHADOW_OPS", 80_000);
+    let operations = env("ANCHORITE_SHADOW_OPS", 1_000_000);
     let first = env("ANCHORITE_SHADOW_SEED", 1);
     let mut total = Coverage::default();
     for seed in first..first + operations.div_ceil(SCRIPT) {

@@ -108,3 +108,48 @@ fn only_a_cr3_load_or_its_like_reads_the_pdptes() {
         ],
     );
 }
+
+/// The bits that a walk sets in 4-byte entries are address bits of 8-byte entries, where the
+/// same frame is a table of another vCPU in another mode.
+#[test]
+fn an_accessed_bit_changes_the_same_table_read_as_wider_entries() {
+    holds(
+        setup(Mode::Bits32, 3, PolicyKind::Reuse),
+        &[(0x6000, 0xf067), (0x6004, 0x40_00c7)],
+        &[
+            Op::Control { vcpu: 0, cr0: 0x8001_0001, cr4: 0x40_10a0, efer: 0x900, pkru: 4 },
+            Op::Cr3 { vcpu: 0, root: 0x6000 },
+            Op::Access {
+                vcpu: 0,
+                gva: 0xffc0_1ffc,
+                access: access(AccessOp::Fetch, true),
+                value: 0x12067,
+            },
+            Op::Control { vcpu: 0, cr0: 0x8001_0001, cr4: 0x90, efer: 0x800, pkru: 0x5555_5554 },
+            Op::Access {
+                vcpu: 0,
+                gva: 0x5f_f004,
+                access: Access { ac: true, ..access(AccessOp::Read, false) },
+                value: 0,
+            },
+        ],
+    );
+}
+
+/// While CR4.PCIDE = 0 the low bits of CR3 are no PCID, and INVPCID of the current context
+/// names PCID 0. (The simulated guest once named CR3's bits, which is a #GP.)
+#[test]
+fn invpcid_of_the_current_context_reaches_translations_under_a_shared_pdpt() {
+    let mut ops = vec![
+        Op::Poke { gpa: 0x11010, value: 0x22067 },
+        Op::Cr3 { vcpu: 1, root: 0x14020 },
+        Op::Access { vcpu: 1, gva: 0x2ff8, access: access(AccessOp::Write, false), value: 1 },
+        Op::Poke { gpa: 0x11010, value: 0x2e163 },
+    ];
+    // The 16th step's invalidation is INVPCID of one address.
+    ops.resize(15, Op::Nop);
+    ops.push(Op::Invlpg { vcpu: 1, gva: 0x2008 });
+    ops.push(Op::Access { vcpu: 1, gva: 0x2008, access: access(AccessOp::Read, false), value: 0 });
+    let setup = setup(Mode::Pae, 2, PolicyKind::Background);
+    holds(setup, &[(0x3000, 0x11067), (0x14020, 0x3001)], &ops);
+}
