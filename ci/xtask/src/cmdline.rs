@@ -55,6 +55,11 @@ impl Module {
         format!("{command} {} {}", grub_quoted(&self.path), words.join(" "))
     }
 
+    /// The file's size; 0 for one that cannot be read, which the emulator will name.
+    pub(crate) fn bytes(&self) -> u64 {
+        std::fs::metadata(&self.path).map_or(0, |file| file.len())
+    }
+
     fn string(&self) -> String {
         format!("{} {}", self.path, self.arguments).trim_end().to_owned()
     }

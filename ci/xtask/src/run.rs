@@ -9,7 +9,7 @@ use std::time::Duration;
 use anchorite_abi::Options;
 
 use crate::cli::{GuestArgs, ImageArgs, RunArgs};
-use crate::cmdline::{Mmu, Module};
+use crate::cmdline::Module;
 use crate::emulator::{self, Boot, Cpu, Machine, On, Outcome};
 use crate::error::{Error, Result};
 use crate::freestanding;
@@ -99,6 +99,8 @@ pub(crate) fn machine(
         tsc_mhz: emulator::tsc_megahertz(on, args.icount),
         ..options(&args.guest)
     };
+    let modules = modules(&args.guest, guest, from)?;
+    let memory_mib = args.machine_mem.unwrap_or_else(|| machine_memory(args, &options, &modules));
     Ok(Machine {
         cpu,
         on,
@@ -106,9 +108,9 @@ pub(crate) fn machine(
         icount: args.icount,
         gdb: args.gdb,
         bare: args.bare,
-        memory_mib: args.machine_mem.unwrap_or(machine_memory(args)),
+        memory_mib,
         image: image(&options),
-        modules: modules(&args.guest, guest, from)?,
+        modules,
         limit: host_limit(timeout_s, on, args.icount),
         scratch: scratch(&guest.name()),
     })
@@ -132,14 +134,11 @@ fn image(options: &Options<'_>) -> Module {
 /// OVMF does not start with less.
 const UEFI_MIB: u32 = 256;
 
-/// The guest's memory, 64 MiB for the image, and for shadow tables a quarter of the guest's.
-fn machine_memory(args: &RunArgs) -> u32 {
-    let guest = args.guest.mem;
-    let memory = match args.guest.mmu {
-        _ if args.bare => guest,
-        Mmu::Nested => guest + 64,
-        Mmu::Shadow => guest + guest / 4 + 96,
-    };
+/// MiB of what the image and its pools need, the guest's files besides.
+fn machine_memory(args: &RunArgs, options: &Options<'_>, modules: &[Module]) -> u32 {
+    let files: u64 = modules.iter().map(|module| module.bytes().next_multiple_of(4096)).sum();
+    let bytes = if args.bare { options.guest_bytes() } else { options.machine_bytes() + files };
+    let memory = u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
     if args.boot == Boot::Uefi { memory.max(UEFI_MIB) } else { memory }
 }
 

@@ -10,6 +10,7 @@ pub mod bench;
 pub mod mmio;
 pub mod options;
 pub mod port;
+pub mod sizing;
 pub mod verdict;
 
 pub use options::{Mmu, OptionError, Options};

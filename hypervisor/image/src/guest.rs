@@ -2,21 +2,22 @@
 
 use crate::failure::Failure;
 use alloc::vec::Vec;
-use anchorite_abi::{Mmu, Options};
+use anchorite_abi::Options;
 use anchorite_addr::{Gfn, Gpa, PAGE_BYTES};
 use anchorite_loader::{self as loader, Entry, Guest, Kind, MemoryRange, OutsideRam, RangeKind};
 use anchorite_platform::host::HermitHost;
 use anchorite_platform::memory::{GuestRam, ShadowMachine, modules};
 use anchorite_shadow::{AnyMmu, Config, PolicyKind};
 use anchorite_vcpu::{DescriptorTable, Gpr, Vcpu};
+use anchorite_vmm::cpuid::Cpuid;
+use anchorite_vmm::cpuid::policy::Register;
+use anchorite_vmm::host::Host;
 use anchorite_vmm::machine::Machine;
 use anchorite_vmm::memory::{AccessError, GuestMemory, Memslot, SlotId};
 use anchorite_vmm::start::{StartMode, StartState};
 use anchorite_vmm::translation::{Shadow, Translation};
 use core::fmt::Write;
 
-/// Shadow pages where the command line does not say: 33 MiB.
-const DEFAULT_SHADOW_PAGES: u32 = 4096;
 /// RAM that a PC's memory map shows below 1 MiB.
 const LOW_RAM_BYTES: u64 = 0x9_fc00;
 /// Where RAM goes on above the hole of the video memory and the BIOS.
@@ -65,12 +66,13 @@ pub(crate) fn load<'a, B: Vcpu, T: Translation>(
 pub(crate) fn shadow<'a>(
     memory: ShadowMachine,
     options: &Options<'a>,
+    host: &HermitHost,
 ) -> Result<Shadow<AnyMmu<ShadowMachine>>, Failure<'a>> {
     let name = options.zap.unwrap_or(PolicyKind::Tagged.name());
     let (policy, batch) = name.split_once(':').map_or((name, None), |(a, b)| (a, Some(b)));
     let unknown = Failure::UnknownPolicy { name };
     let Some(policy) = PolicyKind::from_name(policy) else { return Err(unknown) };
-    let mut config = Config { quota: shadow_pages(options), ..Config::default() };
+    let mut config = Config { quota: options.shadow_quota(), ..for_guest(host) };
     if let Some(batch) = batch {
         let Ok(batch) = batch.parse() else { return Err(unknown) };
         config.batch = batch;
@@ -79,12 +81,17 @@ pub(crate) fn shadow<'a>(
     Shadow::new(engine).map_err(Failure::AddVcpu)
 }
 
-/// Shadow pages to keep memory for; 0 under nested paging.
-pub(crate) fn shadow_pages(options: &Options<'_>) -> u32 {
-    match (options.mmu, options.shadow_pages) {
-        (Mmu::Nested, _) => 0,
-        (Mmu::Shadow, 0) => DEFAULT_SHADOW_PAGES,
-        (Mmu::Shadow, pages) => pages,
+/// The engine's settings that follow from what CPUID shows: to us, and to the guest.
+fn for_guest(host: &HermitHost) -> Config {
+    const EXTENDED_FEATURES: u32 = 0x8000_0001;
+    const GIGABYTE_PAGES: u32 = 26;
+    let guest = Cpuid::new(|leaf, subleaf| host.cpuid(leaf, subleaf), host.hertz());
+    let physical = host.cpuid(EXTENDED_FEATURES, 0);
+    Config {
+        physical_bits: guest.physical_bits() as u8,
+        guest_gigabyte_pages: guest.shows(EXTENDED_FEATURES, Register::Edx, GIGABYTE_PAGES),
+        host_gigabyte_pages: physical.edx >> GIGABYTE_PAGES & 1 == 1,
+        ..Config::default()
     }
 }
 

@@ -45,11 +45,7 @@ fn prepare<'a>(
         );
     }
     let options = Options::parse(boot.information.command_line.as_str())?;
-    let memory = Memory::divide(
-        &boot.layout,
-        u64::from(options.mem_mib) << 20,
-        guest::shadow_pages(&options),
-    )?;
+    let memory = Memory::divide(&boot.layout, &options)?;
     Ok((options, memory))
 }
 

@@ -7,6 +7,7 @@ use anchorite_platform::console::Console;
 use anchorite_platform::host::HermitHost;
 use anchorite_vcpu::{Capabilities, Vcpu};
 use anchorite_vmm::action::Outcome;
+use anchorite_vmm::counters::Counters;
 use anchorite_vmm::machine::Machine;
 use anchorite_vmm::screen;
 use anchorite_vmm::translation::Translation;
@@ -57,6 +58,7 @@ fn write_table<B: Vcpu, T: Translation>(
     out: &mut String,
 ) -> core::fmt::Result {
     machine.counters().write_table(out)?;
+    Counters::write_translation(&machine.translation().counters(), out)?;
     writeln!(
         out,
         "first guest instruction {} ticks after the boot loader; {} ticks a second",
@@ -72,7 +74,7 @@ fn write_json<B: Vcpu, T: Translation>(
     out: &mut String,
 ) -> core::fmt::Result {
     out.push_str(JSON_PREFIX);
-    machine.counters().write_json(0, out)?;
+    machine.counters().write_json(0, &machine.translation().counters(), out)?;
     writeln!(
         out,
         "\n{JSON_PREFIX}{{\"schema\":1,\"record\":\"run\",\"status\":{},\"boot_ticks\":{},\"ticks_per_second\":{}}}",

@@ -53,7 +53,7 @@ fn run_on<B: Vcpu, F: NestedFormat>(
     let Memory { guest, shadow, frames } = memory;
     report::greet(host.console(), options, vcpu.capabilities());
     match (options.mmu, shadow) {
-        (Mmu::Shadow, Some(memory)) => match guest::shadow(memory, options) {
+        (Mmu::Shadow, Some(memory)) => match guest::shadow(memory, options, &host) {
             Ok(translation) => run_with(vcpu, translation, options, &guest, boot, host),
             Err(error) => fail(&mut host, &error),
         },

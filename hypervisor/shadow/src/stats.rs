@@ -48,3 +48,33 @@ pub struct Stats {
     /// Root loads that did not.
     pub root_miss: u64,
 }
+
+impl Stats {
+    /// Every counter with its name.
+    pub const fn named(&self) -> [(&'static str, u64); 22] {
+        [
+            ("pf_taken", self.pf_taken),
+            ("pf_fixed", self.pf_fixed),
+            ("pf_guest", self.pf_guest),
+            ("pf_emulate", self.pf_emulate),
+            ("pf_spurious", self.pf_spurious),
+            ("pf_mmio", self.pf_mmio),
+            ("pf_mmio_fast", self.pf_mmio_fast),
+            ("mmu_shadow_zapped", self.mmu_shadow_zapped),
+            ("mmu_recycled", self.mmu_recycled),
+            ("mmu_revived", self.mmu_revived),
+            ("mmu_evicted", self.mmu_evicted),
+            ("mmu_flooded", self.mmu_flooded),
+            ("mmu_unsync", self.mmu_unsync),
+            ("mmu_synced", self.mmu_synced),
+            ("mmu_pte_write", self.mmu_pte_write),
+            ("mmu_pte_updated", self.mmu_pte_updated),
+            ("mmu_prefetched", self.mmu_prefetched),
+            ("mmu_rebased", self.mmu_rebased),
+            ("tlb_flush", self.tlb_flush),
+            ("invlpg", self.invlpg),
+            ("root_hit", self.root_hit),
+            ("root_miss", self.root_miss),
+        ]
+    }
+}

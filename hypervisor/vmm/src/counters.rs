@@ -1,5 +1,6 @@
 //! What a vCPU's exits were and what they cost.
 
+use alloc::vec::Vec;
 use anchorite_vcpu::ExitReason;
 use core::fmt;
 
@@ -168,10 +169,29 @@ impl Counters {
         writeln!(out, "{:<26}{total:>12}{ticks:>16}{mean:>10}", "all")
     }
 
-    /// The same as one JSON object without a line end.
-    pub fn write_json(&self, vcpu: u16, out: &mut impl fmt::Write) -> fmt::Result {
+    /// The counters of a translation for a reader: those that counted anything, four a line.
+    pub fn write_translation(counters: &[(&str, u64)], out: &mut impl fmt::Write) -> fmt::Result {
+        let counted: Vec<_> = counters.iter().filter(|(_, value)| *value != 0).collect();
+        for line in counted.chunks(4) {
+            for (position, (name, value)) in line.iter().enumerate() {
+                let separator = if position == 0 { "" } else { "  " };
+                write!(out, "{separator}{name} {value}")?;
+            }
+            out.write_char('\n')?;
+        }
+        Ok(())
+    }
+
+    /// The same as one JSON object without a line end, with the counters of the
+    /// `translation`.
+    pub fn write_json(
+        &self,
+        vcpu: u16,
+        translation: &[(&str, u64)],
+        out: &mut impl fmt::Write,
+    ) -> fmt::Result {
         write!(out, "{{\"schema\":1,\"record\":\"counters\",\"vcpu\":{vcpu}")?;
-        for (name, value) in self.kvm_names() {
+        for (name, value) in self.kvm_names().iter().chain(translation) {
             write!(out, ",\"{name}\":{value}")?;
         }
         out.write_str(",\"reasons\":{")?;
@@ -224,20 +244,29 @@ mod tests {
     #[test]
     fn the_json_line_is_one_object_with_the_names_of_kvm_stat() {
         let mut json = String::new();
-        sample().write_json(0, &mut json).unwrap();
+        sample().write_json(0, &[("pf_fixed", 7)], &mut json).unwrap();
         assert!(!json.contains('\n'));
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(value["exits"], 5);
         assert_eq!(value["io_exits"], 1);
+        assert_eq!(value["pf_fixed"], 7);
         assert_eq!(value["reasons"]["cpuid"]["ticks"], 600);
         assert_eq!(value["reasons"].as_object().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_translations_counters_that_never_counted_are_left_out() {
+        let counters = [("a", 1), ("b", 0), ("c", 2), ("d", 3), ("e", 4), ("f", 5)];
+        let mut text = String::new();
+        Counters::write_translation(&counters, &mut text).unwrap();
+        assert_eq!(text, "a 1  c 2  d 3  e 4\nf 5\n");
     }
 
     #[test]
     fn counters_of_a_machine_that_never_ran_print_as_well() {
         let (mut table, mut json) = (String::new(), String::new());
         Counters::default().write_table(&mut table).unwrap();
-        Counters::default().write_json(3, &mut json).unwrap();
+        Counters::default().write_json(3, &[], &mut json).unwrap();
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!((&value["exits"], &value["vcpu"]), (&0.into(), &3.into()));
     }

@@ -7,6 +7,7 @@ use super::layout::Layout;
 use super::tables::Tables;
 use super::{device_tree, loaders};
 use crate::{clock, serial};
+use anchorite_abi::Options;
 use core::cell::UnsafeCell;
 use core::fmt::Write;
 use core::mem::MaybeUninit;
@@ -146,7 +147,8 @@ extern "C" fn boot_main(magic: u32, address: u32) -> ! {
         refuse(format_args!("cannot read the boot loader's information: {error:x?}"));
     }
     let image = image_range();
-    handover.boot.layout = match Layout::split(&handover.boot.information, image.clone()) {
+    let window = hermit_bytes(&handover.boot.information);
+    handover.boot.layout = match Layout::split(&handover.boot.information, image.clone(), window) {
         Ok(layout) => layout,
         Err(error) => refuse(format_args!("{error}")),
     };
@@ -173,6 +175,12 @@ extern "C" fn boot_main(magic: u32, address: u32) -> ! {
             options(noreturn),
         )
     }
+}
+
+/// What the command line asks for. One that cannot be obeyed is refused later, when there
+/// is a console.
+fn hermit_bytes(information: &BootInformation) -> u64 {
+    Options::parse(information.command_line.as_str()).unwrap_or_default().hermit_bytes()
 }
 
 fn prepare_hermit(handover: &mut Handover, image: &Range<u64>) {

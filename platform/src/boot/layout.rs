@@ -6,10 +6,6 @@ use core::ops::Range;
 
 /// The granule of the split: Hermit maps its heap with 2 MiB pages.
 pub const GRANULE: u64 = 2 << 20;
-/// RAM that Hermit gets for its heap, stacks and tables.
-///
-/// 12 MiB is the least it comes up with; 16 leave a heap of about 10 MiB.
-pub const HERMIT_BYTES: u64 = 16 << 20;
 /// Most free regions kept.
 pub const MAX_REGIONS: usize = 32;
 
@@ -42,7 +38,8 @@ impl fmt::Display for LayoutError {
             Self::NoMemoryMap => write!(f, "the boot loader gave no memory map"),
             Self::TooSmall { wanted } => write!(
                 f,
-                "no free {} MiB of RAM in one piece below 4 GiB; give the machine more RAM",
+                "no free {} MiB of RAM in one piece below 4 GiB for the library OS; give the \
+                 machine more RAM, the guest less (mem=) or fewer shadow pages (shadow_pages=)",
                 wanted >> 20
             ),
         }
@@ -54,7 +51,12 @@ impl Layout {
     pub const EMPTY: Self = Self { hermit: 0..0, top: 0, free: [const { 0..0 }; MAX_REGIONS] };
 
     /// Splits the RAM that `information` lists around the `image` and the modules.
-    pub fn split(information: &BootInformation, image: Range<u64>) -> Result<Self, LayoutError> {
+    /// Hermit gets `hermit_bytes`, whole granules, for its heap, stacks and tables.
+    pub fn split(
+        information: &BootInformation,
+        image: Range<u64>,
+        hermit_bytes: u64,
+    ) -> Result<Self, LayoutError> {
         let top = information.ram.iter().map(|range| range.end).max();
         let top = top.ok_or(LayoutError::NoMemoryMap)?;
         let mut free = FreeRegions::from_ram(information);
@@ -63,8 +65,8 @@ impl Layout {
             free.remove(align_down(module.range.start, 4096)..align_up(module.range.end, 4096));
         }
         let hermit = free
-            .first_fit(HERMIT_BYTES, 1 << 32)
-            .ok_or(LayoutError::TooSmall { wanted: HERMIT_BYTES })?;
+            .first_fit(hermit_bytes, 1 << 32)
+            .ok_or(LayoutError::TooSmall { wanted: hermit_bytes })?;
         free.remove(hermit.clone());
         Ok(Self { hermit, top, free: free.regions })
     }
@@ -153,7 +155,7 @@ mod tests {
 
     #[test]
     fn hermit_sits_right_above_the_image_and_the_rest_is_free() {
-        let layout = Layout::split(&qemu(128), image()).expect("fits");
+        let layout = Layout::split(&qemu(128), image(), 16 * MIB).expect("fits");
         assert_eq!(layout.hermit, 4 * MIB..20 * MIB);
         let free: Vec<_> = layout.free().collect();
         assert_eq!(free, [MIB..2 * MIB, 20 * MIB..128 * MIB - 0x20000]);
@@ -165,7 +167,7 @@ mod tests {
         let mut information = qemu(128);
         information.add_module(0x29_8000..0x30_0123, b"guest");
         information.add_module(6 * MIB..7 * MIB, b"initrd");
-        let layout = Layout::split(&information, image()).expect("fits");
+        let layout = Layout::split(&information, image(), 16 * MIB).expect("fits");
         assert_eq!(layout.hermit, 8 * MIB..24 * MIB);
         for free in layout.free().chain([layout.hermit.clone()]) {
             for module in information.modules.iter() {
@@ -178,19 +180,22 @@ mod tests {
     #[test]
     fn too_little_ram_is_an_error_that_says_how_much_is_wanted() {
         assert_eq!(
-            Layout::split(&qemu(12), image()),
-            Err(LayoutError::TooSmall { wanted: HERMIT_BYTES })
+            Layout::split(&qemu(12), image(), 16 * MIB),
+            Err(LayoutError::TooSmall { wanted: 16 * MIB })
         );
-        assert_eq!(Layout::split(&BootInformation::EMPTY, image()), Err(LayoutError::NoMemoryMap));
+        assert_eq!(
+            Layout::split(&BootInformation::EMPTY, image(), 16 * MIB),
+            Err(LayoutError::NoMemoryMap)
+        );
     }
 
     #[test]
     fn memory_above_4_gib_is_free_but_never_hermits() {
         let mut information = BootInformation::EMPTY;
         information.add_ram(4096 * MIB..8192 * MIB);
-        assert!(Layout::split(&information, image()).is_err());
+        assert!(Layout::split(&information, image(), 16 * MIB).is_err());
         information.add_ram(MIB..64 * MIB);
-        let layout = Layout::split(&information, image()).expect("fits");
+        let layout = Layout::split(&information, image(), 16 * MIB).expect("fits");
         assert!(layout.hermit.end <= 64 * MIB);
         assert!(layout.free().any(|range| range == (4096 * MIB..8192 * MIB)));
     }

@@ -20,12 +20,16 @@ pub use guest_ram::GuestRam;
 pub use modules::{Module, modules};
 #[cfg(target_os = "none")]
 pub use shadow::ShadowMachine;
-pub use split::{NoRoom, take};
+pub use split::{NoRoom, take, take_low};
 
 /// Where physical address 0 is mapped; see [`crate::boot`].
 pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 /// Physical memory within reach of the direct map; RAM above stays unused.
 pub const DIRECT_MAP_BYTES: u64 = 64 << 30;
+
+/// Memory for the roots of shadow paging outside long mode, with what its pool takes.
+#[cfg(target_os = "none")]
+const LOW_BYTES: u64 = 1 << 20;
 
 /// The machine's memory, divided between the guest and the hypervisor.
 #[cfg(target_os = "none")]
@@ -40,21 +44,22 @@ pub struct Memory {
 
 #[cfg(target_os = "none")]
 impl Memory {
-    /// Divides what `layout` left free. Call once.
+    /// Divides what `layout` left free, as `options` ask for it. Call once.
     pub fn divide(
         layout: &crate::boot::layout::Layout,
-        guest_bytes: u64,
-        shadow_pages: u32,
+        options: &anchorite_abi::Options<'_>,
     ) -> Result<Self, NoRoom> {
         let mut free = layout.free().collect();
-        let guest = GuestRam::new(take(&mut free, guest_bytes)?);
-        let region = match shadow_pages {
+        let guest = GuestRam::new(take(&mut free, options.guest_bytes())?);
+        let region = match options.shadow_pool_bytes() {
             0 => None,
-            pages => Some(take(&mut free, ShadowMachine::bytes_for(pages.into()))?),
+            bytes => Some(take(&mut free, bytes)?),
         };
+        let low = take_low(&mut free, LOW_BYTES)?;
         let frames = Frames::new(free.into_iter());
-        let machine = |region| ShadowMachine::new(region, guest.clone(), frames.clone());
-        let shadow = region.map(machine);
+        let shadow = region.map(|region| {
+            ShadowMachine::new(region, guest.clone(), Frames::new(core::iter::once(low)))
+        });
         Ok(Self { guest, shadow, frames })
     }
 }

@@ -42,12 +42,6 @@ impl ShadowMachine {
         Self { guest, low, slabs, arena: Arena { base: Hpa::new(base), pages } }
     }
 
-    /// Bytes that `pages` shadow pages need at the most, with what talc takes.
-    pub(super) const fn bytes_for(pages: u64) -> u64 {
-        let slabs = pages.div_ceil(SLAB_BYTES / PAGE_BYTES) + 1;
-        slabs * (SLAB_BYTES + PAGE_BYTES)
-    }
-
     fn layout() -> Option<Layout> {
         Layout::from_size_align(SLAB_BYTES as usize, PAGE_BYTES as usize).ok()
     }

@@ -39,6 +39,20 @@ pub fn take(free: &mut Vec<Range<u64>>, bytes: u64) -> Result<Range<u64>, NoRoom
     Ok(taken)
 }
 
+/// As [`take`], but below 4 GiB, where CR3 reaches outside long mode.
+pub fn take_low(free: &mut Vec<Range<u64>>, bytes: u64) -> Result<Range<u64>, NoRoom> {
+    const REACH: u64 = 1 << 32;
+    let mut low: Vec<_> =
+        free.iter().map(|region| region.start.min(REACH)..region.end.min(REACH)).collect();
+    let mut rest: Vec<_> =
+        free.iter().map(|region| region.start.max(REACH)..region.end.max(REACH)).collect();
+    let taken = take(&mut low, bytes)?;
+    low.append(&mut rest);
+    low.retain(|region| !region.is_empty());
+    *free = low;
+    Ok(taken)
+}
+
 /// The topmost stretch of `bytes`, on a 2 MiB boundary, of the smallest region of
 /// `free` that holds it: the hypervisor's tables stay below 4 GiB if they can.
 fn best_range(free: impl Iterator<Item = Range<u64>>, bytes: u64) -> Result<Range<u64>, NoRoom> {
@@ -84,6 +98,21 @@ mod tests {
         }
         let left: u64 = free.iter().map(|region| region.end - region.start).sum();
         assert_eq!(left, (1 + 108 - 64 - 3) * MIB);
+    }
+
+    #[test]
+    fn what_must_lie_low_is_not_taken_from_above_4_gib() {
+        const GIB: u64 = 1 << 30;
+        let whole = [MIB..2 * MIB, 20 * MIB..24 * MIB, 3 * GIB..6 * GIB];
+        let mut free = whole.to_vec();
+        let low = take_low(&mut free, 3 * MIB).expect("fits");
+        assert_eq!(low, 20 * MIB..23 * MIB);
+        let low = take_low(&mut free, GIB).expect("fits");
+        assert_eq!(low, 3 * GIB..4 * GIB);
+        assert!(take_low(&mut free, GIB).is_err());
+        let left: u64 = free.iter().map(|region| region.end - region.start).sum();
+        let all: u64 = whole.iter().map(|region| region.end - region.start).sum();
+        assert_eq!(left, all - GIB - 3 * MIB);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub use nested::{Nested, NestedStats, TableFrames};
 pub use shadow::Shadow;
 
 use crate::memory::{GuestWrite, Memslots, SlotChange};
+use alloc::vec::Vec;
 use anchorite_addr::{Gpa, Gva};
 use anchorite_shadow::{Access, PageFault, RegisterFault, Registers};
 use anchorite_vcpu::exit::NestedFault;
@@ -55,6 +56,10 @@ pub trait Translation {
 
     /// Limits the number of shadow pages; nothing where there are none.
     fn limit(&mut self, pages: u32);
+
+    /// What it did and holds, by the names that `kvm_stat` uses where it has one. None
+    /// that the machine counts itself.
+    fn counters(&self) -> Vec<(&'static str, u64)>;
 }
 
 /// What a vCPU does before it enters. The default is nothing.

@@ -236,6 +236,18 @@ impl<F: NestedFormat, A: TableFrames> Translation for Nested<F, A> {
     fn zap_all(&mut self) {}
 
     fn limit(&mut self, _: u32) {}
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let NestedStats { tables, leaves: [small, large, huge], flushes } = self.stats;
+        [
+            ("nested_tables", tables),
+            ("nested_4k", small),
+            ("nested_2m", large),
+            ("nested_1g", huge),
+            ("nested_flushes", flushes),
+        ]
+        .into()
+    }
 }
 
 fn entry_address(table: HpaPage, index: u64) -> Hpa {

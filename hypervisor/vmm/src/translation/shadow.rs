@@ -185,6 +185,23 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
     fn limit(&mut self, pages: u32) {
         self.engine.set_quota(if pages == 0 { self.quota } else { pages });
     }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let Usage { taken, free, active, stale, limbo, quota } = self.engine.usage();
+        let pages = [
+            ("pages_taken", taken),
+            ("pages_free", free),
+            ("pages_active", active),
+            ("pages_stale", stale),
+            ("pages_limbo", limbo),
+            ("pages_quota", quota),
+        ];
+        let pages = pages.map(|(name, count)| (name, u64::from(count)));
+        // The machine counts the exits of INVLPG and the flushes that it carries out.
+        let events = self.engine.stats().named().into_iter();
+        let events = events.filter(|(name, _)| !["invlpg", "tlb_flush"].contains(name));
+        events.chain(pages).collect()
+    }
 }
 
 fn root_of(entry: &engine::Entry) -> Root {
