@@ -21,7 +21,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> ShadowMmu for Mmu<M, P, TAG_
     type Machine = M;
 
     fn policy(&self) -> PolicyKind {
-        P::KIND
+        self.policy.kind()
     }
 
     fn machine(&self) -> &M {
@@ -245,7 +245,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> ShadowMmu for Mmu<M, P, TAG_
     }
 
     fn zap_continue(&mut self) -> bool {
-        if P::SWEEP != Sweep::Batches {
+        if self.policy.kind().sweep() != Sweep::Batches {
             return false;
         }
         self.sweep(u32::from(self.config.batch));
@@ -257,7 +257,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> ShadowMmu for Mmu<M, P, TAG_
     }
 
     fn idle_slice(&mut self, pages: u32) -> u32 {
-        if !P::IDLE_SLICES {
+        if !self.policy.kind().has_idle_slices() {
             return 0;
         }
         let swept = self.sweep(pages);

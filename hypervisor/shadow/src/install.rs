@@ -43,7 +43,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
 
     /// A clean frame, on no list.
     fn supply(&mut self, vcpu: VcpuId) -> Result<PageNo, Shortage> {
-        let found = match P::SUPPLY {
+        let found = match self.policy.kind().supply() {
             Supply::StaleFirst => self.recycle().or_else(|| self.fresh()),
             Supply::FreeFirst => self.fresh().or_else(|| self.recycle()),
         };

@@ -2,7 +2,6 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::marker::PhantomData;
 
 use crate::config::{Config, ConfigError};
 use crate::directory::Directory;
@@ -49,12 +48,12 @@ pub struct Mmu<M: Machine, P: ZapPolicy = Tagged, const TAG_BITS: u32 = 32> {
     /// bit 1 for 4.
     pub(crate) entry_sizes: u8,
     pub(crate) stats: Stats,
-    policy: PhantomData<P>,
+    pub(crate) policy: P,
 }
 
 impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
-    /// An engine without slots and vCPUs. Takes no frame yet.
-    pub fn new(machine: M, config: Config) -> Result<Self, ConfigError> {
+    /// An engine under `policy`, without slots and vCPUs. Takes no frame yet.
+    pub fn new(policy: P, machine: M, config: Config) -> Result<Self, ConfigError> {
         config.validate()?;
         if !(2..=32).contains(&TAG_BITS) {
             return Err(ConfigError::TagBits(TAG_BITS));
@@ -82,7 +81,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             untracked: false,
             entry_sizes: 0,
             stats: Stats::default(),
-            policy: PhantomData,
+            policy,
         })
     }
 

@@ -397,16 +397,15 @@ impl Slots {
         }
     }
 
+    /// Works out the order again; its capacity is there. Slots are few, and change seldom.
     fn reorder(&mut self) {
         self.order.clear();
-        for (number, slot) in self.by_number.iter().enumerate() {
-            if slot.as_ref().is_some_and(|slot| slot.died.is_none()) {
-                self.order.push(number as u16);
-            }
+        for number in 0..self.by_number.len() as u16 {
+            let live = self.by_number[usize::from(number)].as_ref().filter(|s| s.died.is_none());
+            let Some(base) = live.map(|slot| slot.base) else { continue };
+            let before = |other: &u16| self.base_of(*other).is_some_and(|other| other < base);
+            self.order.insert(self.order.partition_point(before), number);
         }
-        let slots = &self.by_number;
-        self.order
-            .sort_unstable_by_key(|number| slots[usize::from(*number)].as_ref().map(|s| s.base));
         self.hot.set(Hot::default());
         self.note_change();
     }

@@ -91,7 +91,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         self.mmio_cached = false;
         self.untracked = false;
         self.entry_sizes = 0;
-        if P::SWEEP == Sweep::Whole {
+        if self.policy.kind().sweep() == Sweep::Whole {
             self.sweep(u32::MAX);
         }
         FlushPromise { epoch }
@@ -175,7 +175,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     pub(crate) fn drop_slot(&mut self, id: SlotId) -> Result<FlushPromise, SlotError> {
         self.slots.get(id)?;
         let promise = self.zap_everything();
-        if P::SWEEP == Sweep::Batches {
+        if self.policy.kind().sweep() == Sweep::Batches {
             self.sweep(u32::MAX);
         }
         self.retire_heads(id);
@@ -213,7 +213,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         spec.base = base;
         self.slots.check(&spec, self.config.physical_bits, Some(id))?;
         let promise = self.zap_everything();
-        if P::SWEEP == Sweep::Batches || !P::TAGGED {
+        if self.policy.kind().sweep() == Sweep::Batches || !P::TAGGED {
             // The heads are about to be renumbered under the stale pages' links.
             self.sweep(u32::MAX);
         }

@@ -15,7 +15,7 @@ type Plain = Mmu<Machine, Tagged, 32>;
 
 impl Engine for Plain {
     fn make(_: PolicyKind, config: Config, machine: Machine) -> Self {
-        Self::new(machine, config).expect("the configuration is valid")
+        Self::new(Tagged, machine, config).expect("the configuration is valid")
     }
 }
 
@@ -98,7 +98,7 @@ fn a_vcpu_that_cannot_be_added_leaves_nothing_behind() {
         let mut machine = Machine::new(2, 2);
         machine.starve_after = Some(fail);
         let config = Config { quota: 64, max_vcpus: 2, ..Config::default() };
-        let Ok(mut mmu) = Plain::new(machine, config) else {
+        let Ok(mut mmu) = Plain::new(Tagged, machine, config) else {
             continue;
         };
         let registers = anchorite_shadow::Registers::RESET;

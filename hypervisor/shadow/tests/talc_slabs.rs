@@ -7,6 +7,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 
 use anchorite_addr::{Gfn, Gva, Hfn, Hpa};
 use anchorite_shadow::memory::SLAB_BYTES;
+use anchorite_shadow::policy::Tagged;
 use anchorite_shadow::{
     Access, AccessKind, Arena, Config, Cr0, Cr4, Efer, FaultOutcome, FrameSource, GuestMemory, Mmu,
     Registers, ShadowMmu, Slab, SlotSpec, TableMemory, VcpuId,
@@ -158,7 +159,7 @@ fn engine() -> (Mmu<TalcMachine>, VcpuId, u64) {
     let mut machine = TalcMachine::new();
     let leaves = build_guest(&mut machine.guest);
     let config = Config { quota: (ARENA_BYTES / 8192) as u32, ..Config::default() };
-    let mut mmu = Mmu::new(machine, config).expect("a valid configuration");
+    let mut mmu = Mmu::new(Tagged, machine, config).expect("a valid configuration");
     let memory = SlotSpec {
         base: Gfn::new(0),
         pages: GUEST_BYTES as u64 / 4096,

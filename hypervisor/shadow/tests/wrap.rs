@@ -4,7 +4,7 @@
 #[allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 mod support;
 
-use anchorite_shadow::policy::{Background, Batch, Quota, Reuse, Tagged, Walk, ZapPolicy};
+use anchorite_shadow::policy::{Linked, Tagged, ZapPolicy};
 use anchorite_shadow::{Config, Mmu, PolicyKind, ShadowMmu};
 use support::fixture::{Fixture, entry, frame, gpa, gva, pt, setup};
 use support::machine::Machine;
@@ -14,18 +14,16 @@ use support::run::Script;
 use support::world::{Engine, Setup};
 
 impl<P: ZapPolicy, const TAG_BITS: u32> Engine for Mmu<Machine, P, TAG_BITS> {
-    fn make(_: PolicyKind, config: Config, machine: Machine) -> Self {
-        Self::new(machine, config).expect("the configuration is valid")
+    fn make(policy: PolicyKind, config: Config, machine: Machine) -> Self {
+        let policy = P::of(policy).expect("the engine carries this policy");
+        Self::new(policy, machine, config).expect("the configuration is valid")
     }
 }
 
 /// Three wraps of a tag of `TAG_BITS` bits, beginning three generations before the first.
-fn three_wraps<P: ZapPolicy, const TAG_BITS: u32>() {
-    let setup = Setup {
-        start_generation: ((1 << TAG_BITS) - 1 - 3).max(1),
-        spare: 24,
-        ..setup(PolicyKind::Tagged, 2)
-    };
+fn three_wraps<P: ZapPolicy, const TAG_BITS: u32>(policy: PolicyKind) {
+    let setup =
+        Setup { start_generation: ((1 << TAG_BITS) - 1 - 3).max(1), spare: 24, ..setup(policy, 2) };
     let mut f = Fixture::<Mmu<Machine, P, TAG_BITS>>::with(setup);
     let first = f.0.mmu.generation();
     let zaps = 3 * (1 << TAG_BITS) + 4;
@@ -51,18 +49,18 @@ fn three_wraps<P: ZapPolicy, const TAG_BITS: u32>() {
 
 #[test]
 fn h8_three_wraps_of_narrow_tags_confuse_nothing() {
-    three_wraps::<Tagged, 2>();
-    three_wraps::<Tagged, 4>();
-    three_wraps::<Tagged, 6>();
+    three_wraps::<Tagged, 2>(PolicyKind::Tagged);
+    three_wraps::<Tagged, 4>(PolicyKind::Tagged);
+    three_wraps::<Tagged, 6>(PolicyKind::Tagged);
 }
 
 #[test]
 fn h8_the_other_policies_wrap_too() {
-    three_wraps::<Walk, 3>();
-    three_wraps::<Batch, 3>();
-    three_wraps::<Quota, 3>();
-    three_wraps::<Reuse, 3>();
-    three_wraps::<Background, 3>();
+    for policy in PolicyKind::ALL {
+        if policy != PolicyKind::Tagged {
+            three_wraps::<Linked, 3>(policy);
+        }
+    }
 }
 
 /// Random operations with a zap in every 16, so that tags of two bits wrap all the time.

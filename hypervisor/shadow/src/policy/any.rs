@@ -1,13 +1,12 @@
 //! The one switch: an engine whose policy is chosen at run time.
 //!
-//! Each call branches once and then runs code that knows its policy; the default's code is
-//! the same as without the switch.
+//! Each call branches once; the default's code is the same as without the switch.
 
 use alloc::sync::Arc;
 
 use anchorite_addr::{Gfn, Gpa, Gva};
 
-use super::{Background, Batch, PolicyKind, Quota, Reuse, Tagged, Walk};
+use super::{Linked, PolicyKind, Tagged, ZapPolicy};
 use crate::access::{Access, PageFault, Translation};
 use crate::api::{AddVcpuError, ShadowMmu, Usage};
 use crate::audit::Violation;
@@ -23,29 +22,17 @@ use crate::stats::Stats;
 /// An engine under any policy.
 #[derive(Debug)]
 pub enum AnyMmu<M: Machine, const TAG_BITS: u32 = 32> {
-    /// Under [`PolicyKind::Walk`].
-    Walk(Mmu<M, Walk, TAG_BITS>),
-    /// Under [`PolicyKind::Batch`].
-    Batch(Mmu<M, Batch, TAG_BITS>),
-    /// Under [`PolicyKind::Quota`].
-    Quota(Mmu<M, Quota, TAG_BITS>),
-    /// Under [`PolicyKind::Reuse`].
-    Reuse(Mmu<M, Reuse, TAG_BITS>),
-    /// Under [`PolicyKind::Background`].
-    Background(Mmu<M, Background, TAG_BITS>),
     /// Under [`PolicyKind::Tagged`].
     Tagged(Mmu<M, Tagged, TAG_BITS>),
+    /// Under any other.
+    Linked(Mmu<M, Linked, TAG_BITS>),
 }
 
 macro_rules! each {
     ($engine:expr, $mmu:ident => $result:expr) => {
         match $engine {
-            Self::Walk($mmu) => $result,
-            Self::Batch($mmu) => $result,
-            Self::Quota($mmu) => $result,
-            Self::Reuse($mmu) => $result,
-            Self::Background($mmu) => $result,
             Self::Tagged($mmu) => $result,
+            Self::Linked($mmu) => $result,
         }
     };
 }
@@ -53,13 +40,9 @@ macro_rules! each {
 impl<M: Machine, const TAG_BITS: u32> AnyMmu<M, TAG_BITS> {
     /// An engine under `policy`; see [`Mmu::new`].
     pub fn new(policy: PolicyKind, machine: M, config: Config) -> Result<Self, ConfigError> {
-        Ok(match policy {
-            PolicyKind::Walk => Self::Walk(Mmu::new(machine, config)?),
-            PolicyKind::Batch => Self::Batch(Mmu::new(machine, config)?),
-            PolicyKind::Quota => Self::Quota(Mmu::new(machine, config)?),
-            PolicyKind::Reuse => Self::Reuse(Mmu::new(machine, config)?),
-            PolicyKind::Background => Self::Background(Mmu::new(machine, config)?),
-            PolicyKind::Tagged => Self::Tagged(Mmu::new(machine, config)?),
+        Ok(match Linked::of(policy) {
+            Some(policy) => Self::Linked(Mmu::new(policy, machine, config)?),
+            None => Self::Tagged(Mmu::new(Tagged, machine, config)?),
         })
     }
 

@@ -1,11 +1,15 @@
 //! The zap policies: what becomes of shadow pages that a zap-all made stale.
 //!
-//! A policy is a type with constants, so that the engine of one policy holds no branch
-//! for another; [`AnyMmu`] chooses one at run time, once per call.
+//! Two engines are compiled. That of the default, [`Tagged`], knows its policy and holds no
+//! branch for another. The policies of 2013 have heads without tags and unlink stale pages
+//! entry by entry; what they differ in is asked at a zap, an allocation or an idle exit, so
+//! one engine, [`Linked`], serves all five. [`AnyMmu`] holds either.
 
 mod any;
 
 pub use any::AnyMmu;
+
+use core::fmt;
 
 /// The names of the policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +49,31 @@ impl PolicyKind {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
+
+    /// What `zap_all` does with stale pages.
+    #[inline]
+    pub const fn sweep(self) -> Sweep {
+        match self {
+            Self::Walk => Sweep::Whole,
+            Self::Batch => Sweep::Batches,
+            Self::Quota | Self::Reuse | Self::Background | Self::Tagged => Sweep::Lazy,
+        }
+    }
+
+    /// Where an allocation looks first.
+    #[inline]
+    pub const fn supply(self) -> Supply {
+        match self {
+            Self::Reuse | Self::Tagged => Supply::StaleFirst,
+            Self::Walk | Self::Batch | Self::Quota | Self::Background => Supply::FreeFirst,
+        }
+    }
+
+    /// Whether idle exits take stale pages apart.
+    #[inline]
+    pub const fn has_idle_slices(self) -> bool {
+        matches!(self, Self::Background)
+    }
 }
 
 /// What happens to the pages that `zap_all` made stale, before it returns.
@@ -67,47 +96,48 @@ pub enum Supply {
     FreeFirst,
 }
 
-/// A zap policy, as constants.
-pub trait ZapPolicy {
-    /// Which one.
-    const KIND: PolicyKind;
+/// The policy of an engine.
+pub trait ZapPolicy: Copy + fmt::Debug {
     /// Whether heads carry the generation, so that stale pages need no unlinking.
     const TAGGED: bool;
-    /// What `zap_all` does with stale pages.
-    const SWEEP: Sweep;
-    /// Where an allocation looks first.
-    const SUPPLY: Supply;
-    /// Whether idle exits take stale pages apart.
-    const IDLE_SLICES: bool;
+
+    /// The policy called `kind`, where this type carries it.
+    fn of(kind: PolicyKind) -> Option<Self>;
+
+    /// Which one.
+    fn kind(self) -> PolicyKind;
 }
 
-macro_rules! policies {
-    ($($(#[$doc:meta])* $name:ident: $tagged:literal, $sweep:ident, $supply:ident, $idle:literal;)*) => {$(
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug)]
-        pub enum $name {}
+/// [`PolicyKind::Tagged`], the default.
+#[derive(Clone, Copy, Debug)]
+pub struct Tagged;
 
-        impl ZapPolicy for $name {
-            const KIND: PolicyKind = PolicyKind::$name;
-            const TAGGED: bool = $tagged;
-            const SWEEP: Sweep = Sweep::$sweep;
-            const SUPPLY: Supply = Supply::$supply;
-            const IDLE_SLICES: bool = $idle;
-        }
-    )*};
+impl ZapPolicy for Tagged {
+    const TAGGED: bool = true;
+
+    fn of(kind: PolicyKind) -> Option<Self> {
+        (kind == PolicyKind::Tagged).then_some(Self)
+    }
+
+    #[inline]
+    fn kind(self) -> PolicyKind {
+        PolicyKind::Tagged
+    }
 }
 
-policies! {
-    /// [`PolicyKind::Walk`].
-    Walk: false, Whole, FreeFirst, false;
-    /// [`PolicyKind::Batch`].
-    Batch: false, Batches, FreeFirst, false;
-    /// [`PolicyKind::Quota`].
-    Quota: false, Lazy, FreeFirst, false;
-    /// [`PolicyKind::Reuse`].
-    Reuse: false, Lazy, StaleFirst, false;
-    /// [`PolicyKind::Background`].
-    Background: false, Lazy, FreeFirst, true;
-    /// [`PolicyKind::Tagged`], the default.
-    Tagged: true, Lazy, StaleFirst, false;
+/// Any of the others: stale pages stay linked until they are taken apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Linked(PolicyKind);
+
+impl ZapPolicy for Linked {
+    const TAGGED: bool = false;
+
+    fn of(kind: PolicyKind) -> Option<Self> {
+        (kind != PolicyKind::Tagged).then_some(Self(kind))
+    }
+
+    #[inline]
+    fn kind(self) -> PolicyKind {
+        self.0
+    }
 }
