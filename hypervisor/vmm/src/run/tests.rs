@@ -463,6 +463,7 @@ mod control_registers {
         assert_eq!(flushes(write_control(0, 0x8000_0011)), 2, "one is the root's");
         assert_eq!(flushes(write_control(0, 0x1b)), 1, "PE, MP, TS");
         assert_eq!(flushes(write_control(4, Cr4::PSE.bits())), 2);
+        assert_eq!(flushes(write_control(4, Cr4::PGE.bits())), 2, "global translations too");
         assert_eq!(flushes(write_control(4, Cr4::OSFXSR.bits())), 1);
         assert_eq!(flushes(write_control(3, 0x1000)), 2);
     }
@@ -470,8 +471,8 @@ mod control_registers {
     #[test]
     fn every_hidden_cr4_bit_is_refused_and_every_shown_one_taken() {
         let shown = machine(FakeVcpu::default()).cr4_bits;
-        assert!(shown.contains(Cr4::PAE | Cr4::OSFXSR | Cr4::TSD));
-        assert!(!shown.intersects(Cr4::PGE | Cr4::PCIDE | Cr4::SMEP | Cr4::LA57 | Cr4::VMXE));
+        assert!(shown.contains(Cr4::PAE | Cr4::PGE | Cr4::OSFXSR | Cr4::TSD));
+        assert!(!shown.intersects(Cr4::PCIDE | Cr4::SMEP | Cr4::LA57 | Cr4::VMXE));
         for bit in (0..32).map(|bit| 1u64 << bit) {
             let machine = finish(write_control(4, bit));
             let taken = machine.vcpu.controls.get(&ControlRegister::Cr4) == Some(&bit);

@@ -1,6 +1,7 @@
 //! Prints every CPUID leaf and checks that they agree with each other and with the
 //! control registers.
 #![no_std]
+#![expect(unsafe_code, reason = "writes CR4")]
 #![no_main]
 
 use anchorite_guests::abi::CPUID_SIGNATURE_LEAF;
@@ -17,6 +18,8 @@ const WITH_SUBLEAVES: [u32; 5] = [4, 7, 0xb, 0xd, 0x8000_001d];
 const HYPERVISOR_PRESENT: u32 = 1 << 31;
 const OSXSAVE: u32 = 1 << 27;
 const CR4_OSXSAVE: u64 = 1 << 18;
+const PGE: u32 = 1 << 13;
+const CR4_PGE: u64 = 1 << 7;
 
 fn run(_boot: &BootInfo) -> Status {
     let mut report = Report::new("cpuid");
@@ -68,6 +71,19 @@ fn check_features(report: &mut Report) {
     report.check("the TSC is shown", basic.edx & 1 << 4 != 0);
     let enabled = instructions::read_cr4() & CR4_OSXSAVE != 0;
     report.same("OSXSAVE mirrors CR4", basic.ecx & OSXSAVE != 0, enabled);
+    report.check("PGE is shown, for 64-bit kernels set it without asking", basic.edx & PGE != 0);
+    report.check("CR4.PGE can be set and cleared", takes_cr4_bit(CR4_PGE));
     let bits = machine::physical_address_bits();
     report.check(format_args!("{bits} physical address bits"), (32..=52).contains(&bits));
+}
+
+/// Whether CR4 keeps a bit that is set, and one that is cleared.
+fn takes_cr4_bit(bit: u64) -> bool {
+    let before = instructions::read_cr4();
+    let keeps = |value| {
+        // SAFETY: a bit that no page of ours depends on; a refused write changes nothing.
+        let written = unsafe { instructions::write_cr4(value) };
+        written.is_ok() && instructions::read_cr4() == value
+    };
+    keeps(before | bit) & keeps(before & !bit) & keeps(before)
 }
