@@ -65,6 +65,9 @@ pub(crate) struct GuestArgs {
     /// Most shadow pages the engine may hold; 0 for as many as fit
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) shadow_pages: u32,
+    /// Zap all shadow pages N times a second while the guest runs
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub(crate) zap_rate: u32,
 }
 
 #[derive(Clone, Debug, Args)]

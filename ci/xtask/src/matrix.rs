@@ -51,6 +51,9 @@ pub(crate) struct Run {
     /// Most shadow pages the engine may hold.
     #[serde(default)]
     pub(crate) shadow_pages: u32,
+    /// Zap-alls a second by the image's clock.
+    #[serde(default)]
+    pub(crate) zap_rate: u32,
     /// Guest memory in MiB.
     pub(crate) mem: Option<u32>,
     #[serde(default)]

@@ -122,6 +122,7 @@ fn options(args: &GuestArgs) -> Options<'_> {
         mem_mib: args.mem,
         zap: args.zap.as_deref(),
         shadow_pages: args.shadow_pages,
+        zap_rate: args.zap_rate,
         kind: args.kind.as_deref(),
         ..Options::default()
     }

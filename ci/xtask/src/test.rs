@@ -159,6 +159,7 @@ fn arguments(cell: &Cell) -> RunArgs {
             module: Vec::new(),
             zap: run.zap.clone(),
             shadow_pages: run.shadow_pages,
+            zap_rate: run.zap_rate,
         },
         cpu: Some(cell.cpu),
         on: Some(cell.on),

@@ -42,6 +42,8 @@ pub struct Options<'a> {
     pub zap: Option<&'a str>,
     /// Most shadow pages the engine may hold; 0 for as many as fit.
     pub shadow_pages: u32,
+    /// Zap all shadow pages so many times a second while the guest runs; 0 for never.
+    pub zap_rate: u32,
     /// The guest file's kind, where it is not to be recognized; the loader's names.
     pub kind: Option<&'a str>,
     /// RAM is all zero at the start, as in an emulator: the guest's need not be cleared.
@@ -61,6 +63,7 @@ impl Default for Options<'_> {
             json: false,
             zap: None,
             shadow_pages: 0,
+            zap_rate: 0,
             kind: None,
             zeroed: false,
             counted: false,
@@ -93,7 +96,7 @@ impl fmt::Display for OptionError<'_> {
         match self {
             Self::Unknown { word } => write!(
                 f,
-                "unknown option {word:?}; known are mmu=, mem=, timeout=, json=, zap=, shadow_pages=, kind=, zeroed=, counted=, -freq"
+                "unknown option {word:?}; known are mmu=, mem=, timeout=, json=, zap=, shadow_pages=, zap_rate=, kind=, zeroed=, counted=, -freq"
             ),
             Self::BadValue { name, value, expected } => {
                 write!(f, "option {name}={value:?} is not {expected}")
@@ -130,6 +133,7 @@ impl<'a> Options<'a> {
             "timeout" => self.timeout_s = number(value, "timeout", 1..=1 << 24)?,
             "json" => self.json = number(value, "json", 0..=1)? == 1,
             "shadow_pages" => self.shadow_pages = number(value, "shadow_pages", 0..=1 << 24)?,
+            "zap_rate" => self.zap_rate = number(value, "zap_rate", 0..=1_000_000)?,
             "zap" => self.zap = Some(value),
             "kind" => self.kind = Some(value),
             "zeroed" => self.zeroed = number(value, "zeroed", 0..=1)? == 1,
@@ -156,6 +160,7 @@ fn number<'a>(
         "mem" => "a number of MiB, 2 to 1048576",
         "timeout" => "a number of seconds, 1 to 16777216",
         "json" | "zeroed" | "counted" => "0 or 1",
+        "zap_rate" => "a number of zaps a second, at most 1000000",
         "shadow_pages" => "a number of pages, at most 16777216",
         _ => "a number of MHz, 1 to 65535",
     };
@@ -177,6 +182,9 @@ impl fmt::Display for Options<'_> {
         }
         if self.shadow_pages != 0 {
             write!(f, " shadow_pages={}", self.shadow_pages)?;
+        }
+        if self.zap_rate != 0 {
+            write!(f, " zap_rate={}", self.zap_rate)?;
         }
         if let Some(kind) = self.kind {
             write!(f, " kind={kind}")?;
@@ -209,6 +217,7 @@ mod tests {
             json: true,
             zap: Some("batch:64"),
             shadow_pages: 4096,
+            zap_rate: 100,
             kind: Some("flat:0:7c00"),
             zeroed: true,
             counted: true,

@@ -72,7 +72,11 @@ fn run_with<B: Vcpu, T: Translation>(
     boot: &Boot,
     host: HermitHost,
 ) -> u8 {
-    let config = Config { limit_seconds: options.timeout_s, ..Config::default() };
+    let config = Config {
+        limit_seconds: options.timeout_s,
+        zaps_per_second: options.zap_rate,
+        ..Config::default()
+    };
     let mut machine = Machine::new(vcpu, translation, ram.clone(), host, config);
     if let Err(failure) = guest::load(&mut machine, ram, options) {
         return fail(machine.host(), &failure);

@@ -58,6 +58,8 @@ pub struct Counters {
     pub exceptions: u64,
     /// Events injected again after an exit interrupted their delivery.
     pub reinjected: u64,
+    /// Zap-alls that the clock asked for.
+    pub timed_zaps: u64,
     /// TLB flushes requested from the backend.
     pub tlb_flushes: u64,
     /// Instruction lengths found by the walk remembered from the last one.
@@ -79,6 +81,7 @@ impl Default for Counters {
             nmis: 0,
             exceptions: 0,
             reinjected: 0,
+            timed_zaps: 0,
             tlb_flushes: 0,
             fetch_hits: 0,
             fetch_walks: 0,
@@ -129,7 +132,7 @@ impl Counters {
     }
 
     /// Counters by the names that `kvm_stat` uses.
-    pub fn kvm_names(&self) -> [(&'static str, u64); 18] {
+    pub fn kvm_names(&self) -> [(&'static str, u64); 19] {
         let count = |reason| self.cost(reason).count;
         [
             ("exits", self.exits()),
@@ -147,6 +150,7 @@ impl Counters {
             ("exception_injections", self.exceptions),
             ("req_event", self.reinjected),
             ("tlb_flush", self.tlb_flushes),
+            ("timed_zaps", self.timed_zaps),
             ("guest_ticks", self.guest_ticks),
             ("host_ticks", self.exit_ticks()),
             ("idle_ticks", self.idle_ticks),
@@ -166,7 +170,11 @@ impl Counters {
             writeln!(out, "{name:<26}{count:>12}{ticks:>16}{mean:>10}{longest:>12}")?;
         }
         let mean = ticks.checked_div(total).unwrap_or(0);
-        writeln!(out, "{:<26}{total:>12}{ticks:>16}{mean:>10}", "all")
+        writeln!(out, "{:<26}{total:>12}{ticks:>16}{mean:>10}", "all")?;
+        if self.timed_zaps != 0 {
+            writeln!(out, "zap-alls by the clock: {}", self.timed_zaps)?;
+        }
+        Ok(())
     }
 
     /// The counters of a translation for a reader: those that counted anything, four a line.

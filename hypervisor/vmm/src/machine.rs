@@ -21,13 +21,15 @@ use core::num::NonZeroU64;
 pub struct Config {
     /// The run ends with a verdict after so many seconds of the host's clock.
     pub limit_seconds: u32,
+    /// All shadow pages are zapped so many times a second while the guest runs; 0 for never.
+    pub zaps_per_second: u32,
     /// What the devices are.
     pub devices: devices::Config,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { limit_seconds: 60, devices: devices::Config::default() }
+        Self { limit_seconds: 60, zaps_per_second: 0, devices: devices::Config::default() }
     }
 }
 
@@ -49,6 +51,10 @@ pub struct Machine<B, T, H: Host> {
     pub(crate) started: u64,
     /// The run ends when the clock stands here.
     pub(crate) deadline: u64,
+    /// The next zap-all by the clock is due when it stands here.
+    pub(crate) zap_at: u64,
+    /// The earlier of the two.
+    pub(crate) alarm: u64,
     /// When the host was last asked to interrupt the guest.
     pub(crate) wake: u64,
     pub(crate) hertz: NonZeroU64,
@@ -82,6 +88,8 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             kind: Kind::START,
             started: 0,
             deadline: u64::MAX,
+            zap_at: u64::MAX,
+            alarm: u64::MAX,
             wake: u64::MAX,
             hertz,
             cr4_bits: cpuid.cr4_bits(),

@@ -29,6 +29,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let limit = u64::from(self.config.limit_seconds).saturating_mul(self.hertz.get());
         self.deadline = self.left.saturating_add(limit);
         self.started = self.left;
+        self.schedule_zap();
         self.rearm();
 
         let stop = loop {
@@ -50,8 +51,8 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         self.left = self.host.ticks();
         self.counters.guest_ticks += self.left.wrapping_sub(entered);
         self.translation.leave();
-        if self.left >= self.deadline {
-            return Err(Stop::Timeout);
+        if self.left >= self.alarm {
+            self.ring()?;
         }
         // The most frequent exit first: the compiler then knows its reason.
         let action = if let VmExit::Io(io) = exit {
@@ -86,6 +87,28 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             self.vcpu.flush(scope);
         }
         Ok(())
+    }
+
+    /// The clock has reached the alarm: the run's end, or a zap-all that is due.
+    #[cold]
+    pub(crate) fn ring(&mut self) -> Result<(), Stop> {
+        if self.left >= self.deadline {
+            return Err(Stop::Timeout);
+        }
+        self.translation.zap_all();
+        self.counters.timed_zaps += 1;
+        self.schedule_zap();
+        self.rearm();
+        Ok(())
+    }
+
+    /// Plans the next zap-all by the clock. One that the guest, or its sleep, made late is
+    /// not made up for.
+    fn schedule_zap(&mut self) {
+        let rate = u64::from(self.config.zaps_per_second);
+        let period = self.hertz.get().checked_div(rate);
+        self.zap_at = period.map_or(u64::MAX, |ticks| self.left.saturating_add(ticks.max(1)));
+        self.alarm = self.deadline.min(self.zap_at);
     }
 
     #[cold]

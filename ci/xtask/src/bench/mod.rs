@@ -82,6 +82,7 @@ fn arguments(args: &BenchArgs) -> RunArgs {
             module: Vec::new(),
             zap: args.zap.clone(),
             shadow_pages: args.shadow_pages,
+            zap_rate: 0,
         },
         cpu: Some(Cpu::Amd),
         on: Some(On::Qemu),

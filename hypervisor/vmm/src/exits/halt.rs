@@ -14,8 +14,10 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             return ExitAction::Stop(Stop::Halted);
         }
         while !self.is_woken() {
-            if self.left >= self.deadline {
-                return ExitAction::Stop(Stop::Timeout);
+            if self.left >= self.alarm {
+                if let Err(stop) = self.ring() {
+                    return ExitAction::Stop(stop);
+                }
             }
             self.sleep();
         }

@@ -38,10 +38,10 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         self.rearm();
     }
 
-    /// Asks the host for an interrupt when the devices or the time limit next need one.
+    /// Asks the host for an interrupt when the devices or the alarm next need one.
     #[inline]
     pub(crate) fn rearm(&mut self) {
-        let next = self.devices.deadline().map_or(self.deadline, |tick| tick.min(self.deadline));
+        let next = self.devices.deadline().map_or(self.alarm, |tick| tick.min(self.alarm));
         if next != self.wake {
             self.wake = next;
             self.host.wake_at(next);

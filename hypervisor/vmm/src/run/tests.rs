@@ -4,6 +4,7 @@ extern crate std;
 
 use crate::action::{Outcome, Stop};
 use crate::fake::{Done, FakeMachine, FakeVcpu, HERTZ, io, machine, out};
+use crate::host::Host;
 use anchorite_abi::{Verdict, port};
 use anchorite_addr::{Gfn, Gpa};
 use anchorite_vcpu::exit::{ControlAccess, ControlExit, DebugExit, Direction, ExceptionExit};
@@ -899,6 +900,31 @@ mod endings {
         let (outcome, machine) = run(interruptible().then(VmExit::Halt));
         assert_eq!(outcome.stop, Stop::Timeout);
         assert!(machine.host.idled >= 1);
+    }
+
+    #[test]
+    fn shadow_pages_are_zapped_by_the_clock_at_the_rate_asked_for() {
+        let mut vcpu = FakeVcpu::default();
+        for _ in 0..200 {
+            vcpu = vcpu.then(VmExit::HostInterrupt);
+        }
+        let mut machine = machine(vcpu);
+        machine.config.zaps_per_second = 1_000;
+        let outcome = machine.run();
+        let ticks = machine.host.ticks() - 1_000;
+        let due = ticks / (HERTZ / 1_000);
+        assert_eq!(outcome.verdict(), Verdict::Pass);
+        let zaps = machine.counters.timed_zaps;
+        assert!(due >= 5 && (due - 1..=due).contains(&zaps), "{zaps} zaps in {ticks} ticks");
+        assert!(machine.host.wake.is_some_and(|tick| tick <= 1_000 + ticks + HERTZ / 1_000));
+    }
+
+    #[test]
+    fn a_guest_that_halts_is_zapped_as_well_and_still_ends_at_its_limit() {
+        let mut machine = machine(interruptible().then(VmExit::Halt));
+        machine.config.zaps_per_second = 10;
+        assert_eq!(machine.run().stop, Stop::Timeout);
+        assert!((8..=10).contains(&machine.counters.timed_zaps));
     }
 
     #[test]
