@@ -4,6 +4,7 @@
 
 use crate::console::{self, Console};
 use crate::memory::GuestRam;
+use crate::timer::Timer;
 use crate::{clock, tasks};
 use anchorite_vmm::cpuid::Leaf;
 use anchorite_vmm::host::Host;
@@ -16,6 +17,9 @@ const TICK_MICROSECONDS: u64 = 10_000;
 #[derive(Debug, Default)]
 pub struct HermitHost {
     console: Console,
+    timer: Timer,
+    /// Ticks of the TSC between two interrupts that come anyhow.
+    tick: u64,
 }
 
 impl HermitHost {
@@ -26,7 +30,11 @@ impl HermitHost {
         console::start_input();
         tasks::start_tick(TICK_MICROSECONDS);
         tasks::become_vcpu_task();
-        Self { console: Console::new() }
+        Self {
+            console: Console::new(),
+            timer: Timer::default(),
+            tick: clock::ticks_per_second() / 1_000_000 * TICK_MICROSECONDS,
+        }
     }
 
     /// The console, for the hypervisor's own text.
@@ -62,7 +70,11 @@ impl Host for HermitHost {
     }
 
     /// The tick comes every 10 ms anyhow, which is Hermit's shortest sleep.
-    fn wake_at(&mut self, _at: u64) {}
+    fn wake_at(&mut self, at: u64) {
+        if at < clock::now().saturating_add(self.tick) {
+            self.timer.fire_at(at);
+        }
+    }
 
     fn idle(&mut self, until: u64) {
         self.console.flush();

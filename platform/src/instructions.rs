@@ -35,6 +35,21 @@ pub(crate) fn rdtsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// Reads an MSR that every CPU has which leads here.
+pub(crate) fn rdmsr(index: u32) -> u64 {
+    // SAFETY: reading an MSR that exists changes nothing.
+    unsafe { x86::msr::rdmsr(index) }
+}
+
+/// Writes an MSR.
+///
+/// # Safety
+/// The MSR exists, takes the value, and the hypervisor can go on with it.
+pub(crate) unsafe fn wrmsr(index: u32, value: u64) {
+    // SAFETY: passed on from the caller.
+    unsafe { x86::msr::wrmsr(index, value) }
+}
+
 /// Waits for the next interrupt, interrupts enabled.
 pub(crate) fn wait_for_interrupt() {
     x86_64::instructions::interrupts::enable_and_hlt();

@@ -11,7 +11,7 @@
 //! | [`memory`] | the direct map, frames from `talc`, the guest's RAM |
 //! | [`serial`], [`console`] | text out, key strokes in |
 //! | [`host`] | all that a machine asks of its host |
-//! | [`clock`], [`tasks`] | time, and the tick that ends a guest's turn |
+//! | [`clock`], [`tasks`] | time, and the tick that ends a guest's turn (with `timer`: earlier) |
 //! | [`exceptions`], [`msr`] | host faults: an error value where one is expected, a report elsewhere |
 //! | [`power`] | the end of the run |
 //!
@@ -42,6 +42,8 @@ pub mod power;
 pub mod serial;
 #[cfg(target_os = "none")]
 pub mod tasks;
+#[cfg(target_os = "none")]
+mod timer;
 
 /// Makes `$run`, a `fn() -> u8`, the application that Hermit starts.
 ///

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cmdline::Mmu;
+use crate::cmdline::{DeviceSet, Mmu, ResetIs};
 use crate::emulator::{Boot, Cpu, On};
 
 /// Anchorite's tooling
@@ -59,6 +59,12 @@ pub(crate) struct GuestArgs {
     /// A module for the guest, for instance an initrd; may be repeated
     #[arg(long, value_name = "FILE")]
     pub(crate) module: Vec<PathBuf>,
+    /// What devices it finds
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) devices: DeviceSet,
+    /// What a reset by the guest means, a triple fault among them
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) reset_is: ResetIs,
     /// The shadow engine's zap policy, for instance tagged or batch:64
     #[arg(long, value_name = "POLICY")]
     pub(crate) zap: Option<String>,

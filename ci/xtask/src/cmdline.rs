@@ -29,6 +29,48 @@ impl Mmu {
     }
 }
 
+/// What devices the guest finds; [`anchorite_abi::DeviceSet`] as a value of the command line and
+/// of the matrix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DeviceSet {
+    /// A polled serial line
+    L0,
+    /// And 8259 interrupt controllers
+    L1,
+    /// And timer channel 0 with its interrupt
+    L2,
+    /// And timer channel 2, real-time clock, keyboard controller: a classic PC
+    #[default]
+    L3,
+    /// And APICs, PCI configuration, ACPI and MP tables
+    L4,
+}
+
+impl DeviceSet {
+    /// As the image knows it.
+    pub(crate) fn of_image(self) -> anchorite_abi::DeviceSet {
+        match self {
+            Self::L0 => anchorite_abi::DeviceSet::L0,
+            Self::L1 => anchorite_abi::DeviceSet::L1,
+            Self::L2 => anchorite_abi::DeviceSet::L2,
+            Self::L3 => anchorite_abi::DeviceSet::L3,
+            Self::L4 => anchorite_abi::DeviceSet::L4,
+        }
+    }
+}
+
+/// What a guest's reset, a triple fault among them, means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ResetIs {
+    /// How it ends well, as Linux does with reboot=t
+    Pass,
+    /// A crash
+    #[default]
+    Error,
+}
+
 /// A file that the boot loader places in memory: the image, the guest, or something for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Module {

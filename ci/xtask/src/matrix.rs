@@ -5,7 +5,7 @@ use std::fs;
 
 use serde::Deserialize;
 
-use crate::cmdline::Mmu;
+use crate::cmdline::{DeviceSet, Mmu, ResetIs};
 use crate::emulator::{Boot, Cpu, On, choose};
 use crate::error::{Error, Result};
 use crate::verdict::may_be_expected;
@@ -46,6 +46,12 @@ pub(crate) struct Run {
     pub(crate) append: Option<String>,
     /// The guest file's kind where it should not be recognized.
     pub(crate) kind: Option<String>,
+    /// What devices it finds.
+    #[serde(default)]
+    pub(crate) devices: DeviceSet,
+    /// What a reset means.
+    #[serde(default)]
+    pub(crate) reset_is: ResetIs,
     /// The shadow engine's zap policy.
     pub(crate) zap: Option<String>,
     /// Most shadow pages the engine may hold.

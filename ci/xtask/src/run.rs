@@ -9,7 +9,7 @@ use std::time::Duration;
 use anchorite_abi::Options;
 
 use crate::cli::{GuestArgs, ImageArgs, RunArgs};
-use crate::cmdline::Module;
+use crate::cmdline::{Module, ResetIs};
 use crate::emulator::{self, Boot, Cpu, Machine, On, Outcome};
 use crate::error::{Error, Result};
 use crate::freestanding;
@@ -124,6 +124,8 @@ fn options(args: &GuestArgs) -> Options<'_> {
         shadow_pages: args.shadow_pages,
         zap_rate: args.zap_rate,
         kind: args.kind.as_deref(),
+        devices: args.devices.of_image(),
+        reset_passes: args.reset_is == ResetIs::Pass,
         ..Options::default()
     }
 }

@@ -156,6 +156,8 @@ fn arguments(cell: &Cell) -> RunArgs {
             mem: run.mem.unwrap_or(64),
             append: run.append.clone(),
             kind: run.kind.clone(),
+            devices: run.devices,
+            reset_is: run.reset_is,
             module: Vec::new(),
             zap: run.zap.clone(),
             shadow_pages: run.shadow_pages,

@@ -13,7 +13,7 @@ pub mod port;
 pub mod sizing;
 pub mod verdict;
 
-pub use options::{Mmu, OptionError, Options};
+pub use options::{DeviceSet, Mmu, OptionError, Options};
 pub use verdict::Verdict;
 
 /// EAX of a hypercall (VMCALL or VMMCALL) that does nothing but return.

@@ -27,6 +27,39 @@ impl Mmu {
     }
 }
 
+/// How much of a PC the guest finds. Each set has what the one before it has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeviceSet {
+    /// A serial line to be polled; neither interrupts nor a timer.
+    L0,
+    /// Interrupt controllers (8259), and the serial line's interrupt.
+    L1,
+    /// Timer channel 0 (8254) and its interrupt.
+    L2,
+    /// Timer channel 2 with port 0x61, real-time clock and CMOS memory, keyboard
+    /// controller: the classic PC.
+    #[default]
+    L3,
+    /// Local and I/O APIC, PCI configuration, power management; ACPI and MP tables.
+    L4,
+}
+
+impl DeviceSet {
+    /// All of them, the smallest first.
+    pub const ALL: [Self; 5] = [Self::L0, Self::L1, Self::L2, Self::L3, Self::L4];
+
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::L0 => "l0",
+            Self::L1 => "l1",
+            Self::L2 => "l2",
+            Self::L3 => "l3",
+            Self::L4 => "l4",
+        }
+    }
+}
+
 /// What the image is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options<'a> {
@@ -46,6 +79,10 @@ pub struct Options<'a> {
     pub zap_rate: u32,
     /// The guest file's kind, where it is not to be recognized; the loader's names.
     pub kind: Option<&'a str>,
+    /// What devices the machine has.
+    pub devices: DeviceSet,
+    /// A guest that resets the machine has passed; else that is an error.
+    pub reset_passes: bool,
     /// RAM is all zero at the start, as in an emulator: the guest's need not be cleared.
     pub zeroed: bool,
     /// The TSC counts instructions (QEMU's -icount), so that waits are exact however short.
@@ -65,6 +102,8 @@ impl Default for Options<'_> {
             shadow_pages: 0,
             zap_rate: 0,
             kind: None,
+            devices: DeviceSet::default(),
+            reset_passes: false,
             zeroed: false,
             counted: false,
             tsc_mhz: None,
@@ -96,7 +135,7 @@ impl fmt::Display for OptionError<'_> {
         match self {
             Self::Unknown { word } => write!(
                 f,
-                "unknown option {word:?}; known are mmu=, mem=, timeout=, json=, zap=, shadow_pages=, zap_rate=, kind=, zeroed=, counted=, -freq"
+                "unknown option {word:?}; known are mmu=, mem=, timeout=, json=, zap=, shadow_pages=, zap_rate=, kind=, devices=, reset=, zeroed=, counted=, -freq"
             ),
             Self::BadValue { name, value, expected } => {
                 write!(f, "option {name}={value:?} is not {expected}")
@@ -136,6 +175,8 @@ impl<'a> Options<'a> {
             "zap_rate" => self.zap_rate = number(value, "zap_rate", 0..=1_000_000)?,
             "zap" => self.zap = Some(value),
             "kind" => self.kind = Some(value),
+            "devices" => self.devices = devices(value)?,
+            "reset" => self.reset_passes = reset(value)?,
             "zeroed" => self.zeroed = number(value, "zeroed", 0..=1)? == 1,
             "counted" => self.counted = number(value, "counted", 0..=1)? == 1,
             _ => return Err(OptionError::Unknown { word }),
@@ -149,6 +190,22 @@ fn mmu(value: &str) -> Result<Mmu, OptionError<'_>> {
         .into_iter()
         .find(|mmu| mmu.name() == value)
         .ok_or(OptionError::BadValue { name: "mmu", value, expected: "nested or shadow" })
+}
+
+fn devices(value: &str) -> Result<DeviceSet, OptionError<'_>> {
+    DeviceSet::ALL.into_iter().find(|set| set.name() == value).ok_or(OptionError::BadValue {
+        name: "devices",
+        value,
+        expected: "l0, l1, l2, l3 or l4",
+    })
+}
+
+fn reset(value: &str) -> Result<bool, OptionError<'_>> {
+    match value {
+        "pass" => Ok(true),
+        "error" => Ok(false),
+        _ => Err(OptionError::BadValue { name: "reset", value, expected: "pass or error" }),
+    }
 }
 
 fn number<'a>(
@@ -189,6 +246,12 @@ impl fmt::Display for Options<'_> {
         if let Some(kind) = self.kind {
             write!(f, " kind={kind}")?;
         }
+        if self.devices != DeviceSet::default() {
+            write!(f, " devices={}", self.devices.name())?;
+        }
+        if self.reset_passes {
+            f.write_str(" reset=pass")?;
+        }
         if self.zeroed {
             f.write_str(" zeroed=1")?;
         }
@@ -219,6 +282,8 @@ mod tests {
             shadow_pages: 4096,
             zap_rate: 100,
             kind: Some("flat:0:7c00"),
+            devices: DeviceSet::L0,
+            reset_passes: true,
             zeroed: true,
             counted: true,
             tsc_mhz: Some(1000),
@@ -248,6 +313,8 @@ mod tests {
             "mem=-1",
             "json=2",
             "mmu=none",
+            "devices=l5",
+            "reset=fail",
             "-freq",
             "-freq 0",
             "-freq 65536",

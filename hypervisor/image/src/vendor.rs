@@ -10,6 +10,7 @@ use anchorite_platform::host::HermitHost;
 use anchorite_platform::memory::{Frames, GuestRam, Memory};
 use anchorite_svm::{Npt, SvmCpu, SvmVcpu};
 use anchorite_vcpu::{NestedFormat, Unavailable, Vcpu};
+use anchorite_vmm::devices;
 use anchorite_vmm::machine::{Config, Machine};
 use anchorite_vmm::translation::{Nested, Translation};
 use anchorite_vmx::{Ept, VmxCpu, VmxVcpu};
@@ -72,10 +73,12 @@ fn run_with<B: Vcpu, T: Translation>(
     boot: &Boot,
     host: HermitHost,
 ) -> u8 {
+    let devices = devices::Config { set: options.devices, ..devices::Config::default() };
     let config = Config {
         limit_seconds: options.timeout_s,
+        reset_passes: options.reset_passes,
         zaps_per_second: options.zap_rate,
-        ..Config::default()
+        devices,
     };
     let mut machine = Machine::new(vcpu, translation, ram.clone(), host, config);
     if let Err(failure) = guest::load(&mut machine, ram, options) {

@@ -37,6 +37,8 @@ pub enum Stop {
     Timeout,
     /// The guest pulled the reset line.
     Reset,
+    /// The guest switched the machine off.
+    PowerOff,
     /// A fault while a double fault was delivered.
     TripleFault,
     /// HLT with nothing left that could wake the CPU.
@@ -77,7 +79,7 @@ pub enum Stop {
 impl Stop {
     /// Whether the machine's state helps to understand it.
     pub const fn wants_dump(&self) -> bool {
-        !matches!(self, Self::Exit { .. } | Self::Panic { .. } | Self::Reset)
+        !matches!(self, Self::Exit { .. } | Self::Panic { .. } | Self::Reset | Self::PowerOff)
     }
 }
 
@@ -88,6 +90,7 @@ impl fmt::Display for Stop {
             Self::Panic { code } => write!(f, "the guest gave up with code {code}"),
             Self::Timeout => f.write_str("the time limit ran out"),
             Self::Reset => f.write_str("the guest reset the machine"),
+            Self::PowerOff => f.write_str("the guest switched the machine off"),
             Self::TripleFault => f.write_str("triple fault"),
             Self::Halted => f.write_str("halted with interrupts off"),
             Self::UnknownExit { raw } => write!(f, "unknown exit {raw:#x}"),
@@ -111,6 +114,8 @@ pub struct Outcome {
     pub stop: Stop,
     /// The time limit in seconds.
     pub limit: u32,
+    /// Resets count as a good end.
+    pub reset_passes: bool,
     /// One line: what happened, and at which instruction.
     pub reason: String,
 }
@@ -119,7 +124,8 @@ impl Outcome {
     /// The verdict for the console's last line.
     pub fn verdict(&self) -> Verdict<'_> {
         match self.stop {
-            Stop::Exit { status: 0 } => Verdict::Pass,
+            Stop::Exit { status: 0 } | Stop::PowerOff => Verdict::Pass,
+            Stop::Reset | Stop::TripleFault if self.reset_passes => Verdict::Pass,
             Stop::Exit { status } | Stop::Panic { code: status } => Verdict::Fail { status },
             Stop::Timeout => Verdict::Timeout { seconds: self.limit },
             _ => Verdict::Error { reason: &self.reason },

@@ -568,3 +568,10 @@ pub(crate) fn machine(vcpu: FakeVcpu) -> FakeMachine {
     machine.add_slot(Memslot { id, first, frames, host, read_only: false }).unwrap();
     machine
 }
+
+/// Has `machine` deliver its lines at vectors 0x20 to 0x27, ends of interrupts done.
+pub(crate) fn program_pic(machine: &mut FakeMachine) {
+    for (port, value) in [(0x20, 0x13), (0x21, 0x20), (0x21, 3)] {
+        machine.devices.interrupts.write_pic(port, value);
+    }
+}

@@ -25,7 +25,8 @@ pub trait Host {
     fn console_read(&mut self) -> Option<u8>;
 
     /// Makes sure that a physical interrupt ends the guest's turn no later than at
-    /// tick `at`, or soon after. Replaces what was asked for before.
+    /// tick `at`, or soon after. Replaces what was asked for before, and holds until
+    /// the next physical interrupt.
     fn wake_at(&mut self, at: u64);
 
     /// Sleeps until a physical interrupt or tick `until`; may return early.

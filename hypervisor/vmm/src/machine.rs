@@ -23,13 +23,20 @@ pub struct Config {
     pub limit_seconds: u32,
     /// All shadow pages are zapped so many times a second while the guest runs; 0 for never.
     pub zaps_per_second: u32,
+    /// A reset, a triple fault among them, is how the guest ends well.
+    pub reset_passes: bool,
     /// What the devices are.
     pub devices: devices::Config,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { limit_seconds: 60, zaps_per_second: 0, devices: devices::Config::default() }
+        Self {
+            limit_seconds: 60,
+            reset_passes: false,
+            zaps_per_second: 0,
+            devices: devices::Config::default(),
+        }
     }
 }
 

@@ -5,13 +5,13 @@
 
 use crate::action::{ExitAction, Outcome, Stop};
 use crate::counters::Kind;
-use crate::devices::InterruptController;
 use crate::events::{Meeting, meet};
 use crate::exits::{general_protection, hidden_instruction};
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::translation::{OutOfTables, Translation};
 use alloc::format;
+use anchorite_abi::Verdict;
 use anchorite_vcpu::{
     ControlRegister, Efer, Event, EventKind, Rflags, SegmentAttributes, SegmentRegister, Vcpu,
     Vector, VmExit,
@@ -51,8 +51,8 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         self.left = self.host.ticks();
         self.counters.guest_ticks += self.left.wrapping_sub(entered);
         self.translation.leave();
-        if self.left >= self.alarm {
-            self.ring()?;
+        if self.left >= self.wake {
+            self.due()?;
         }
         // The most frequent exit first: the compiler then knows its reason.
         let action = if let VmExit::Io(io) = exit {
@@ -66,6 +66,17 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             ExitAction::SkipInstruction(length) => self.advance(length),
             _ => self.apply(action)?,
         }
+        Ok(())
+    }
+
+    /// The alarm rings, or the devices have something to do.
+    #[cold]
+    fn due(&mut self) -> Result<(), Stop> {
+        if self.left >= self.alarm {
+            self.ring()?;
+        }
+        self.devices.advance(self.now());
+        self.rearm();
         Ok(())
     }
 
@@ -305,10 +316,16 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     fn finish(&mut self, stop: Stop) -> Outcome {
         let rip = self.vcpu.regs().rip;
         let reason = format!("{stop} at rip {rip:#x}");
-        if stop.wants_dump() {
+        let outcome = Outcome {
+            stop,
+            limit: self.config.limit_seconds,
+            reset_passes: self.config.reset_passes,
+            reason,
+        };
+        if stop.wants_dump() && outcome.verdict() != Verdict::Pass {
             self.dump(&stop);
         }
-        Outcome { stop, limit: self.config.limit_seconds, reason }
+        outcome
     }
 }
 

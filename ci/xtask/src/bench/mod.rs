@@ -11,7 +11,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use crate::cli::{BenchArgs, GuestArgs, RunArgs};
-use crate::cmdline::Mmu;
+use crate::cmdline::{DeviceSet, Mmu, ResetIs};
 use crate::emulator::{self, Boot, Cpu, On};
 use crate::error::{Error, Result};
 use crate::guest::Guest;
@@ -79,6 +79,8 @@ fn arguments(args: &BenchArgs) -> RunArgs {
             mem: args.mem,
             append: None,
             kind: None,
+            devices: DeviceSet::default(),
+            reset_is: ResetIs::default(),
             module: Vec::new(),
             zap: args.zap.clone(),
             shadow_pages: args.shadow_pages,

@@ -2,7 +2,7 @@
 
 use super::cmos::Cmos;
 use super::i8042::{I8042, ResetLine};
-use super::irq::{InterruptController, UART_IRQ, VectorQueue};
+use super::irq::{Interrupts, TIMER_IRQ, UART_IRQ};
 use super::mmio_test::MmioTest;
 use super::pit::Pit;
 use super::post::PostCodes;
@@ -10,7 +10,7 @@ use super::time::Now;
 use super::uart::Uart;
 use super::unknown::{UnknownPorts, all_ones};
 use super::vga::Vga;
-use anchorite_abi::{bench, mmio, port};
+use anchorite_abi::{DeviceSet, bench, mmio, port};
 use anchorite_addr::{Gpa, GpaPage};
 use anchorite_vcpu::Vector;
 
@@ -51,22 +51,26 @@ impl Effect {
 /// What of the machine can be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// How much of a PC there is. The ports of the guest protocol are always there.
+    pub set: DeviceSet,
     /// Where the test device of [`mmio`] lies; `None` leaves it out.
     pub mmio_test: Option<GpaPage>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { mmio_test: GpaPage::new(Gpa::new(mmio::DEVICE)) }
+        Self { set: DeviceSet::default(), mmio_test: GpaPage::new(Gpa::new(mmio::DEVICE)) }
     }
 }
 
 /// Every device of the machine, and the way to them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Devices {
     config: Config,
     /// Interrupts waiting for the vCPU; ask before every entry.
-    pub interrupts: VectorQueue,
+    pub interrupts: Interrupts,
+    /// The TSC at which [`advance`](Self::advance) has something to do.
+    deadline: u64,
     /// The serial line.
     pub uart: Uart,
     /// POST codes written so far.
@@ -81,10 +85,31 @@ pub struct Devices {
     mmio_test: MmioTest,
 }
 
+impl Default for Devices {
+    fn default() -> Self {
+        Self::new(Config::default())
+    }
+}
+
 impl Devices {
     /// A machine just reset.
     pub fn new(config: Config) -> Self {
-        Self { config, ..Self::default() }
+        // The timer's output is high until a guest programs it.
+        let mut interrupts = Interrupts::default();
+        interrupts.set_line(TIMER_IRQ, true);
+        Self {
+            config,
+            interrupts,
+            deadline: u64::MAX,
+            uart: Uart::default(),
+            post: PostCodes::default(),
+            unknown: UnknownPorts::default(),
+            vga: Vga::default(),
+            pit: Pit::default(),
+            cmos: Cmos::default(),
+            i8042: I8042::default(),
+            mmio_test: MmioTest::default(),
+        }
     }
 
     /// IN: the low `size` bytes (1, 2 or 4) of the result are what the guest reads.
@@ -135,29 +160,37 @@ impl Devices {
     /// earlier ones yet; offer it again later.
     pub fn input(&mut self, byte: u8, now: Now) -> bool {
         let taken = self.uart.receive(byte, now);
-        self.update_uart_line();
+        self.update_uart();
         taken
     }
 
     /// Lets time pass: raises interrupts that have become due.
     pub fn advance(&mut self, now: Now) {
+        if self.pit.advance(now) {
+            self.interrupts.set_line(TIMER_IRQ, false);
+            self.interrupts.set_line(TIMER_IRQ, true);
+        }
         self.uart.advance(now);
-        self.update_uart_line();
+        self.update_uart();
     }
 
-    /// The TSC at which [`advance`](Self::advance) has something to do, for a host
-    /// that sleeps while its guest halts.
-    pub fn deadline(&self) -> Option<u64> {
-        self.uart.deadline()
+    /// The TSC at which [`advance`](Self::advance) has something to do; `u64::MAX`
+    /// where nothing is going to happen by itself.
+    #[inline]
+    pub const fn deadline(&self) -> u64 {
+        self.deadline
     }
 
     fn read_byte(&mut self, port: u16, now: Now) -> u8 {
         match port {
             port::COM1..=COM1_LAST => self.read_uart(port, now),
-            0x40..=0x43 => self.pit.read(port as u8 & 3, now),
-            0x61 => self.pit.read_port_b(now),
-            0x60 => self.i8042.read_data(),
-            0x64 => self.i8042.status(),
+            0x20 | 0x21 | 0xa0 | 0xa1 if self.has(DeviceSet::L1) => self.interrupts.read_pic(port),
+            0x4d0 | 0x4d1 if self.has(DeviceSet::L1) => self.interrupts.read_trigger(port),
+            0x40 | 0x43 if self.has(DeviceSet::L2) => self.pit.read(port as u8 & 3, now),
+            0x41 | 0x42 if self.has(DeviceSet::L3) => self.pit.read(port as u8 & 3, now),
+            0x61 if self.has(DeviceSet::L3) => self.pit.read_port_b(now),
+            0x60 if self.has(DeviceSet::L3) => self.i8042.read_data(),
+            0x64 if self.has(DeviceSet::L3) => self.i8042.status(),
             0x71 => self.cmos.read(),
             port::POST => self.post.latest(),
             port::DEBUG_CONSOLE => port::DEBUG_CONSOLE as u8,
@@ -166,7 +199,7 @@ impl Devices {
             0x3d5 => self.vga.read_crtc(),
             0x3da => self.vga.status(now),
             port::BENCH_NOP | port::BENCH_LIGHTEST | port::RAISE_NMI => 0,
-            port::RAISE_INTERRUPT => u8::try_from(self.interrupts.len()).unwrap_or(u8::MAX),
+            port::RAISE_INTERRUPT => self.interrupts.queued().min(0xff) as u8,
             _ => self.unknown.read(port, 1) as u8,
         }
     }
@@ -177,10 +210,17 @@ impl Devices {
             port::DEBUG_CONSOLE => return Effect::Print(value),
             port::BENCH_NOP | port::BENCH_LIGHTEST => {}
             port::POST => self.post.record(value, now.tsc),
-            0x40..=0x43 => self.pit.write(port as u8 & 3, value, now),
-            0x61 => self.pit.write_port_b(value, now),
-            0x60 => return reset_effect(self.i8042.write_data(value)),
-            0x64 => return reset_effect(self.i8042.write_command(value)),
+            0x20 | 0x21 | 0xa0 | 0xa1 if self.has(DeviceSet::L1) => {
+                self.interrupts.write_pic(port, value);
+            }
+            0x4d0 | 0x4d1 if self.has(DeviceSet::L1) => self.interrupts.write_trigger(port, value),
+            0x40 | 0x43 if self.has(DeviceSet::L2) => self.write_pit(port, value, now),
+            0x41 | 0x42 if self.has(DeviceSet::L3) => self.write_pit(port, value, now),
+            0x61 if self.has(DeviceSet::L3) => self.pit.write_port_b(value, now),
+            0x60 if self.has(DeviceSet::L3) => return reset_effect(self.i8042.write_data(value)),
+            0x64 if self.has(DeviceSet::L3) => {
+                return reset_effect(self.i8042.write_command(value));
+            }
             0x70 => self.cmos.select(value),
             0x71 => self.cmos.write(value),
             0x3c2 => self.vga.set_misc(value),
@@ -207,7 +247,7 @@ impl Devices {
 
     fn read_uart(&mut self, port: u16, now: Now) -> u8 {
         let value = self.uart.read(port as u8 & 7, now);
-        self.update_uart_line();
+        self.update_uart();
         value
     }
 
@@ -215,14 +255,31 @@ impl Devices {
     /// for an instant, and the edge of its becoming empty again is an interrupt.
     fn write_uart(&mut self, port: u16, value: u8, now: Now) -> Effect {
         self.uart.write(port as u8 & 7, value, now);
-        self.update_uart_line();
+        self.interrupts.set_line(UART_IRQ, self.uart.interrupt());
         let sent = self.uart.transmit(now);
-        self.update_uart_line();
+        self.update_uart();
         sent.map_or(Effect::None, Effect::Serial)
     }
 
-    fn update_uart_line(&mut self) {
+    fn update_uart(&mut self) {
         self.interrupts.set_line(UART_IRQ, self.uart.interrupt());
+        self.update_deadline();
+    }
+
+    fn write_pit(&mut self, port: u16, value: u8, now: Now) {
+        self.pit.write(port as u8 & 3, value, now);
+        self.interrupts.set_line(TIMER_IRQ, self.pit.timer_output(now));
+        self.update_deadline();
+    }
+
+    fn update_deadline(&mut self) {
+        let deadlines = [self.uart.deadline(), self.pit.deadline()];
+        self.deadline = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
+    }
+
+    #[inline]
+    fn has(&self, set: DeviceSet) -> bool {
+        self.config.set >= set
     }
 
     fn mmio_test_offset(&self, gpa: Gpa) -> Option<u64> {
@@ -237,7 +294,10 @@ const fn is_byte_wide(port: u16) -> bool {
     matches!(
         port,
         port::COM1..=COM1_LAST
+            | 0x20..=0x21
             | 0x40..=0x43
+            | 0xa0..=0xa1
+            | 0x4d0..=0x4d1
             | 0x60..=0x64
             | 0x70..=0x71
             | port::POST

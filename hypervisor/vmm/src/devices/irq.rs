@@ -1,99 +1,139 @@
-//! Interrupts of a machine without an interrupt controller.
+//! What stands between the devices' interrupt lines and a vCPU.
 //!
-//! [`InterruptController`] is the seam: the run loop asks it which vector to
-//! deliver, devices move its lines. [`VectorQueue`] is the least that does the job;
-//! an 8259 pair or a local APIC takes its place behind the same trait.
+//! [`Interrupts`] is what the run loop asks before every entry: one flag that says
+//! whether a vector waits, kept up to date by whoever changes something. Vectors come
+//! from two places: a [`VectorQueue`] in front of the vCPU, which guests fill through a
+//! test port and which keeps interrupts that were taken but not delivered, and the
+//! interrupt controllers that the devices' lines end in.
 
+use super::pic::Pic;
 use anchorite_vcpu::Vector;
 
+/// IRQ line of timer channel 0.
+pub const TIMER_IRQ: u8 = 0;
 /// IRQ line of the first serial port.
 pub const UART_IRQ: u8 = 4;
-/// Vector that IRQ 0 has in a [`VectorQueue`]: IRQ n is delivered at 0x20 + n, as by
-/// an 8259 programmed the way that every PC kernel does it. The UART's is 0x24.
-pub const FIRST_IRQ_VECTOR: u8 = 0x20;
 
-/// What stands between device lines and a vCPU's interrupt window.
-pub trait InterruptController {
-    /// Moves input line `irq` (0–15); a line beyond is ignored.
-    fn set_line(&mut self, irq: u8, high: bool);
-    /// Whether a vector waits. Called before every entry, so it must be cheap.
-    fn is_pending(&self) -> bool;
-    /// The vector to deliver next, still waiting.
-    fn pending(&self) -> Option<Vector>;
-    /// Takes that vector for delivery.
-    fn acknowledge(&mut self) -> Option<Vector>;
+/// Lines, controllers and the queue in front of the vCPU.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupts {
+    queue: VectorQueue,
+    pic: Pic,
+    /// Bit n: line n is high.
+    lines: u16,
+    /// A vector waits.
+    pending: bool,
+}
+
+impl Interrupts {
+    /// Makes `vector` pending past all controllers; one that waits already is not
+    /// counted twice.
+    pub fn raise(&mut self, vector: Vector) {
+        self.queue.raise(vector);
+        self.pending = true;
+    }
+
+    /// Moves input line `irq` (0–15); a line beyond does not exist.
+    #[inline]
+    pub fn set_line(&mut self, irq: u8, high: bool) {
+        let bit = 1_u16.checked_shl(irq.into()).unwrap_or(0);
+        if (self.lines & bit != 0) != high {
+            self.move_line(irq, bit);
+        }
+    }
+
+    /// Whether a vector waits.
+    #[inline]
+    pub const fn is_pending(&self) -> bool {
+        self.pending
+    }
+
+    /// Takes the vector to deliver next: the queue's highest, else the controllers'.
+    pub fn acknowledge(&mut self) -> Option<Vector> {
+        let vector = match self.queue.take() {
+            Some(vector) => Some(vector),
+            None => self.pic.is_pending().then(|| self.pic.acknowledge()),
+        };
+        self.update();
+        vector
+    }
+
+    /// How many vectors wait in the queue, at most 256.
+    pub fn queued(&self) -> u32 {
+        self.queue.len()
+    }
+
+    /// Reads a port of the 8259 pair.
+    pub fn read_pic(&mut self, port: u16) -> u8 {
+        let value = self.pic.read(port);
+        self.update();
+        value
+    }
+
+    /// Writes a port of the 8259 pair.
+    pub fn write_pic(&mut self, port: u16, value: u8) {
+        self.pic.write(port, value);
+        self.update();
+    }
+
+    /// Reads a trigger register of the 8259 pair.
+    pub const fn read_trigger(&self, port: u16) -> u8 {
+        self.pic.read_trigger(port)
+    }
+
+    /// Writes a trigger register of the 8259 pair.
+    pub fn write_trigger(&mut self, port: u16, value: u8) {
+        self.pic.write_trigger(port, value);
+        self.update();
+    }
+
+    fn move_line(&mut self, irq: u8, bit: u16) {
+        self.lines ^= bit;
+        self.pic.set_line(irq, self.lines & bit != 0);
+        self.update();
+    }
+
+    fn update(&mut self) {
+        self.pending = !self.queue.is_empty() || self.pic.is_pending();
+    }
 }
 
 /// Pending vectors as a bit each; the highest goes first.
 ///
-/// Lines are edge-triggered without a mask and without an end-of-interrupt: a
-/// rising edge makes the line's vector pending, a falling one withdraws it if it
-/// has not been delivered. What keeps a handler from being interrupted is its own
-/// RFLAGS.IF alone.
+/// There is neither a mask nor an end-of-interrupt: what keeps a handler from being
+/// interrupted is its own RFLAGS.IF alone.
 #[derive(Clone, Debug, Default)]
-pub struct VectorQueue {
+struct VectorQueue {
     /// Bit v % 64 of word v / 64: vector v waits.
     words: [u64; 4],
     /// Bit w: word w is not zero.
     summary: u8,
-    /// Bit n: line n is high.
-    lines: u16,
 }
 
 impl VectorQueue {
-    /// Makes `vector` pending; one that waits already is not counted twice.
-    pub fn raise(&mut self, vector: Vector) {
+    fn raise(&mut self, vector: Vector) {
         let (word, bit) = position(vector);
         self.words[word] |= bit;
         self.summary |= 1 << word;
     }
 
-    /// Withdraws `vector` if it waits.
-    pub fn withdraw(&mut self, vector: Vector) {
-        let (word, bit) = position(vector);
-        self.words[word] &= !bit;
-        if self.words[word] == 0 {
-            self.summary &= !(1 << word);
-        }
-    }
-
-    /// How many vectors wait, at most 256.
-    pub fn len(&self) -> u32 {
-        self.words.iter().map(|word| word.count_ones()).sum()
-    }
-
-    /// Whether none waits.
-    pub const fn is_empty(&self) -> bool {
-        self.summary == 0
-    }
-}
-
-impl InterruptController for VectorQueue {
-    fn set_line(&mut self, irq: u8, high: bool) {
-        let Some(bit) = 1u16.checked_shl(irq.into()) else { return };
-        if (self.lines & bit != 0) == high {
-            return;
-        }
-
-        self.lines ^= bit;
-        let vector = Vector(FIRST_IRQ_VECTOR + irq);
-        if high { self.raise(vector) } else { self.withdraw(vector) }
-    }
-
-    fn is_pending(&self) -> bool {
-        !self.is_empty()
-    }
-
-    fn pending(&self) -> Option<Vector> {
+    fn take(&mut self) -> Option<Vector> {
         let word = self.summary.checked_ilog2()?;
-        let bit = self.words[word as usize].checked_ilog2()?;
+        let bits = &mut self.words[word as usize];
+        let bit = bits.checked_ilog2()?;
+        *bits ^= 1 << bit;
+        if *bits == 0 {
+            self.summary ^= 1 << word;
+        }
         Some(Vector((word * 64 + bit) as u8))
     }
 
-    fn acknowledge(&mut self) -> Option<Vector> {
-        let vector = self.pending()?;
-        self.withdraw(vector);
-        Some(vector)
+    fn len(&self) -> u32 {
+        self.words.iter().map(|word| word.count_ones()).sum()
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.summary == 0
     }
 }
 
@@ -105,55 +145,65 @@ const fn position(vector: Vector) -> (usize, u64) {
 mod tests {
     use super::*;
 
+    /// IRQ n at vector 0x20 + n, nothing masked.
+    fn programmed() -> Interrupts {
+        let mut interrupts = Interrupts::default();
+        for (port, value) in [(0x20, 0x13), (0x21, 0x20), (0x21, 0x01)] {
+            interrupts.write_pic(port, value);
+        }
+        interrupts
+    }
+
     #[test]
     fn the_highest_vector_is_delivered_first_and_each_once() {
-        let mut queue = VectorQueue::default();
+        let mut interrupts = Interrupts::default();
         for vector in [0x20, 0xff, 0x80, 0x80, 0] {
-            queue.raise(Vector(vector));
+            interrupts.raise(Vector(vector));
         }
-        assert_eq!(queue.len(), 4);
+        assert_eq!(interrupts.queued(), 4);
         let order = [0xff, 0x80, 0x20, 0].map(|vector| Some(Vector(vector)));
-        assert_eq!(order, [(); 4].map(|()| queue.acknowledge()));
-        assert!(queue.is_empty() && queue.acknowledge().is_none());
+        assert_eq!(order, [(); 4].map(|()| interrupts.acknowledge()));
+        assert!(!interrupts.is_pending() && interrupts.acknowledge().is_none());
     }
 
     #[test]
-    fn a_line_held_high_interrupts_once_until_it_falls_and_rises() {
-        let mut queue = VectorQueue::default();
-        queue.set_line(UART_IRQ, true);
-        assert_eq!(queue.acknowledge(), Some(Vector(0x24)));
-        queue.set_line(UART_IRQ, true);
-        assert!(!queue.is_pending());
-        queue.set_line(UART_IRQ, false);
-        queue.set_line(UART_IRQ, true);
-        assert_eq!(queue.pending(), Some(Vector(0x24)));
+    fn a_line_interrupts_through_the_controller_only_once_it_is_programmed() {
+        let mut interrupts = Interrupts::default();
+        interrupts.set_line(UART_IRQ, true);
+        assert!(!interrupts.is_pending());
+        let mut interrupts = programmed();
+        interrupts.set_line(UART_IRQ, true);
+        assert!(interrupts.is_pending());
+        assert_eq!(interrupts.acknowledge(), Some(Vector(0x24)));
+        assert!(!interrupts.is_pending());
     }
 
     #[test]
-    fn a_line_that_falls_before_delivery_takes_its_vector_back() {
-        let mut queue = VectorQueue::default();
-        queue.set_line(UART_IRQ, true);
-        queue.set_line(UART_IRQ, false);
-        assert!(!queue.is_pending());
+    fn what_waits_in_the_queue_goes_before_the_lines() {
+        let mut interrupts = programmed();
+        interrupts.set_line(TIMER_IRQ, true);
+        interrupts.raise(Vector(3));
+        assert_eq!(interrupts.acknowledge(), Some(Vector(3)));
+        assert!(interrupts.is_pending());
+        assert_eq!(interrupts.acknowledge(), Some(Vector(0x20)));
     }
 
     #[test]
     fn lines_beyond_fifteen_do_nothing() {
-        let mut queue = VectorQueue::default();
+        let mut interrupts = programmed();
         for irq in 16..=u8::MAX {
-            queue.set_line(irq, true);
+            interrupts.set_line(irq, true);
         }
-        assert!(queue.is_empty());
+        assert!(!interrupts.is_pending());
     }
 
     #[test]
-    fn every_vector_can_be_raised_and_withdrawn() {
+    fn every_vector_can_be_raised() {
+        let mut interrupts = Interrupts::default();
         for vector in (0..=u8::MAX).map(Vector) {
-            let mut queue = VectorQueue::default();
-            queue.raise(vector);
-            assert_eq!(queue.pending(), Some(vector));
-            queue.withdraw(vector);
-            assert!(queue.is_empty());
+            interrupts.raise(vector);
+            assert_eq!(interrupts.acknowledge(), Some(vector));
+            assert!(!interrupts.is_pending());
         }
     }
 }

@@ -8,8 +8,9 @@
 //! |---|---|---|
 //! | [`bus`] | dispatch by port and by guest-physical address | all |
 //! | [`uart`] | 16550A serial line | 0x3f8–0x3ff, IRQ 4 |
-//! | [`irq`] | pending vectors of a machine without an interrupt controller | 0x5aa |
-//! | [`pit`] | 8254 timer channels, port B's gate and output of channel 2 | 0x40–0x43, 0x61 |
+//! | [`irq`] | lines, controllers, and the queue of vectors before the vCPU | 0x5aa |
+//! | [`pic`] | 8259 interrupt controllers | 0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1 |
+//! | [`pit`] | 8254 timer channels, IRQ 0; port B's gate and output of channel 2 | 0x40–0x43, 0x61 |
 //! | [`cmos`] | CMOS memory with a flat battery | 0x70, 0x71 |
 //! | [`i8042`] | keyboard controller without a keyboard; its reset line | 0x60, 0x64 |
 //! | [`vga`] | CRT controller and status of a text-mode VGA | 0x3c2, 0x3cc, 0x3d4, 0x3d5, 0x3da |
@@ -20,12 +21,15 @@
 //!
 //! The debug console (0xe9), the exit ports (0xf4, 0x501), the benchmark ports
 //! (0x5a0, 0x5a8, 0x5a9) and the NMI port (0x5ab) have no state and live in [`bus`].
+//!
+//! How much of it a guest finds is chosen with [`DeviceSet`](anchorite_abi::DeviceSet).
 
 pub mod bus;
 pub mod cmos;
 pub mod i8042;
 pub mod irq;
 pub mod mmio_test;
+pub mod pic;
 pub mod pit;
 pub mod post;
 pub mod time;
@@ -34,5 +38,5 @@ pub mod unknown;
 pub mod vga;
 
 pub use bus::{Config, Devices, Effect};
-pub use irq::{InterruptController, VectorQueue};
+pub use irq::Interrupts;
 pub use time::Now;

@@ -1,12 +1,14 @@
 //! The 8254 timer (ports 0x40–0x43) and port B (0x61), computed from the time alone.
 //!
 //! A counter's value is derived from the moment at which it was loaded, so nothing
-//! ticks. Reading and the output of channel 2 work for all modes. Channel 0's output
-//! is not wired to an interrupt: a machine without an interrupt controller has no
-//! IRQ 0.
+//! ticks. Channel 0's output is IRQ 0: what interrupts is its rising edge, whose time
+//! is known in advance ([`Pit::deadline`]).
 //!
 //! Known differences from the chip: a new count takes effect at once in modes 2 and
-//! 3 too, and a count is loaded without the delay of one clock.
+//! 3 too, and a count is loaded without the delay of one clock. On the line to the
+//! interrupt controller the low phase of a period lies right before the edge, so that
+//! a guest that holds interrupts off loses no edge by it. Edges that follow each other
+//! faster than [`SHORTEST_PERIOD`] are thinned out to that.
 //!
 //! Source: Intel 8254 data sheet, order number 231164.
 
@@ -28,16 +30,25 @@ const OUTPUT_2: u8 = 1 << 5;
 /// Pulses between two refreshes: 15 µs.
 const REFRESH_PULSES: u64 = 18;
 
+/// Clock pulses between two interrupts of a periodic counter, at least: 100 µs.
+pub const SHORTEST_PERIOD: u64 = 120;
+
 /// The three counters and the writable bits of port B.
 #[derive(Clone, Debug)]
 pub struct Pit {
     channels: [Channel; 3],
     port_b: u8,
+    /// The TSC at which the output of channel 0 rises next.
+    rises: Option<u64>,
 }
 
 impl Default for Pit {
     fn default() -> Self {
-        Self { channels: [Channel::new(true), Channel::new(true), Channel::new(false)], port_b: 0 }
+        Self {
+            channels: [Channel::new(true), Channel::new(true), Channel::new(false)],
+            port_b: 0,
+            rises: None,
+        }
     }
 }
 
@@ -54,6 +65,28 @@ impl Pit {
             Some(channel) => channel.write(value, now),
             None => self.control(value, now),
         }
+        if register == 0 || register == 3 && value >> 6 == 0 {
+            self.rises = self.channels[0].next_rise(now);
+        }
+    }
+
+    /// Lets time pass: whether the output of channel 0 has risen.
+    pub fn advance(&mut self, now: Now) -> bool {
+        let due = self.rises.is_some_and(|tsc| now.tsc >= tsc);
+        if due {
+            self.rises = self.channels[0].next_rise(now);
+        }
+        due
+    }
+
+    /// The TSC at which [`advance`](Self::advance) has something to do.
+    pub const fn deadline(&self) -> Option<u64> {
+        self.rises
+    }
+
+    /// The level of channel 0's output.
+    pub fn timer_output(&self, now: Now) -> bool {
+        self.channels[0].output(now)
     }
 
     /// Port 0x61: gate, speaker, refresh toggle, output of channel 2.

@@ -1,7 +1,6 @@
 //! HLT.
 
 use crate::action::{ExitAction, Stop};
-use crate::devices::InterruptController;
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::translation::Translation;

@@ -35,13 +35,15 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             }
         }
         self.devices.advance(now);
-        self.rearm();
+        // What the host was asked for may have gone with the interrupt.
+        self.wake = self.devices.deadline().min(self.alarm);
+        self.host.wake_at(self.wake);
     }
 
     /// Asks the host for an interrupt when the devices or the alarm next need one.
     #[inline]
     pub(crate) fn rearm(&mut self) {
-        let next = self.devices.deadline().map_or(self.alarm, |tick| tick.min(self.alarm));
+        let next = self.devices.deadline().min(self.alarm);
         if next != self.wake {
             self.wake = next;
             self.host.wake_at(next);

@@ -3,7 +3,7 @@
 extern crate std;
 
 use crate::action::{Outcome, Stop};
-use crate::fake::{Done, FakeMachine, FakeVcpu, HERTZ, io, machine, out};
+use crate::fake::{Done, FakeMachine, FakeVcpu, HERTZ, io, machine, out, program_pic};
 use crate::host::Host;
 use anchorite_abi::{Verdict, port};
 use anchorite_addr::{Gfn, Gpa};
@@ -405,6 +405,7 @@ mod ports {
             );
         }
         let mut machine = machine(vcpu);
+        program_pic(&mut machine);
         machine.host.typed.extend(b"xy");
         assert_eq!(machine.run().verdict(), Verdict::Pass);
         assert_eq!(machine.vcpu.injected()[0], Event::interrupt(Vector(0x24)));
@@ -868,6 +869,7 @@ mod endings {
         let enable = |vcpu: &mut FakeVcpu| vcpu.registers[Gpr::Rax] = 1;
         let vcpu = interruptible().after(enable, out(port::COM1 + 1, 1)).then(VmExit::Halt);
         let mut machine = machine(vcpu);
+        program_pic(&mut machine);
         machine.host.typed_later.push_back(b'!');
         assert_eq!(machine.run().verdict(), Verdict::Pass);
         assert_eq!(machine.vcpu.injected(), [Event::interrupt(Vector(0x24))]);

@@ -1,7 +1,10 @@
 //! One counter of an 8254.
 
-use super::PIT_HERTZ;
+use super::{PIT_HERTZ, SHORTEST_PERIOD};
 use crate::devices::time::Now;
+use core::num::NonZeroU64;
+
+const HERTZ: NonZeroU64 = NonZeroU64::new(PIT_HERTZ).unwrap();
 
 /// Which bytes of a count are moved. Source: 8254 data sheet, "Control Word Format".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +145,25 @@ impl Channel {
             3 => !self.gate || counted % reload < reload.div_ceil(2),
             _ => !self.runs() || counted != reload,
         }
+    }
+
+    /// The TSC after `now` at which the output rises; `None` where it does not by itself.
+    pub(super) fn next_rise(&self, now: Now) -> Option<u64> {
+        let reload = u64::from(self.reload?);
+        if !self.runs() {
+            return None;
+        }
+        let counted = self.counted(now);
+        let pulses = match self.mode {
+            0 | 1 => reload,
+            2 | 3 => {
+                let earliest = counted + SHORTEST_PERIOD.saturating_sub(reload);
+                (earliest / reload + 1) * reload
+            }
+            _ => reload + 1,
+        };
+        let later = pulses > counted;
+        later.then(|| self.since.saturating_add(now.ticks(pulses - self.before, HERTZ)))
     }
 
     fn load(&mut self, reload: u32, now: Now) {
