@@ -78,8 +78,13 @@ impl Host for HermitHost {
 
     fn idle(&mut self, until: u64) {
         self.console.flush();
+        // An interrupt between the look at the clock and the sleep would be missed.
+        x86_64::instructions::interrupts::disable();
         if clock::now() < until {
+            self.wake_at(until);
             tasks::wait();
+        } else {
+            x86_64::instructions::interrupts::enable();
         }
     }
 }
