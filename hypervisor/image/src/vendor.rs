@@ -2,17 +2,18 @@
 
 use crate::failure::Failure;
 use crate::{fail, guest, report};
-use anchorite_abi::{Mmu, Options};
+use anchorite_abi::Options;
 use anchorite_platform::boot::Boot;
 use anchorite_platform::clock;
 use anchorite_platform::cpu::{self, Extension};
 use anchorite_platform::host::HermitHost;
-use anchorite_platform::memory::{Frames, GuestRam, Memory};
+use anchorite_platform::memory::{Frames, GuestRam, Memory, ShadowMachine};
+use anchorite_shadow::AnyMmu;
 use anchorite_svm::{Npt, SvmCpu, SvmVcpu};
-use anchorite_vcpu::{NestedFormat, Unavailable, Vcpu};
+use anchorite_vcpu::{Capabilities, NestedFormat, Unavailable, Vcpu};
 use anchorite_vmm::devices;
 use anchorite_vmm::machine::{Config, Machine};
-use anchorite_vmm::translation::{Nested, Translation};
+use anchorite_vmm::translation::{Combined, Nested, Translation};
 use anchorite_vmx::{Ept, VmxCpu, VmxVcpu};
 
 /// Runs the guest on the extension that this CPU has.
@@ -53,16 +54,28 @@ fn run_on<B: Vcpu, F: NestedFormat>(
 ) -> u8 {
     let Memory { guest, shadow, frames } = memory;
     report::greet(host.console(), options, vcpu.capabilities());
-    match (options.mmu, shadow) {
-        (Mmu::Shadow, Some(memory)) => match guest::shadow(memory, options, &host) {
-            Ok(translation) => run_with(vcpu, translation, options, &guest, boot, host),
-            Err(error) => fail(&mut host, &error),
-        },
-        _ => match Nested::<F, _>::new(frames, vcpu.capabilities().nested_1g_pages) {
-            Ok(translation) => run_with(vcpu, translation, options, &guest, boot, host),
-            Err(error) => fail(&mut host, &error.into()),
-        },
+    match translation::<F>(frames, shadow, vcpu.capabilities(), options, &host) {
+        Ok(translation) => run_with(vcpu, translation, options, &guest, boot, host),
+        Err(error) => fail(&mut host, &error),
     }
+}
+
+/// Nested tables, shadow tables, or both where shadow tables do not serve every guest.
+fn translation<'a, F: NestedFormat>(
+    frames: Frames,
+    shadow: Option<ShadowMachine>,
+    cpu: &Capabilities,
+    options: &Options<'a>,
+    host: &HermitHost,
+) -> Result<Combined<F, Frames, AnyMmu<ShadowMachine>>, Failure<'a>> {
+    let nested = || Nested::<F, _>::new(frames, cpu.nested_1g_pages);
+    let Some(memory) = shadow else { return Ok(Combined::nested(nested()?)) };
+    let shadow = guest::shadow(memory, options, host)?;
+    Ok(if cpu.shadow_unpaged || !cpu.unrestricted_guest {
+        Combined::shadow(shadow)
+    } else {
+        Combined::both(shadow, nested()?)
+    })
 }
 
 fn run_with<B: Vcpu, T: Translation>(

@@ -198,6 +198,7 @@ pub fn probe(raw: &RawCapabilities) -> Result<Capabilities, Unavailable> {
         address_space_ids: raw.asids,
         nested_paging: raw.features.contains(SvmFeatures::NESTED_PAGING),
         unrestricted_guest: true,
+        shadow_unpaged: true,
         instruction_length: raw.features.contains(SvmFeatures::NEXT_RIP),
         instruction_bytes: raw.features.contains(SvmFeatures::DECODE_ASSISTS),
         tagged_flush: raw.features.contains(SvmFeatures::FLUSH_BY_ASID),

@@ -83,6 +83,9 @@ pub const SHADOW_CR_READS: &[Control] = &[
 pub const SHADOW_CR_WRITES: &[Control] =
     &[want(0, "CR0: PG and WP change the paging mode"), want(3, "CR3: another root, and a flush")];
 
+/// Writes that exit under a nested root where the machine follows the guest's paging.
+pub const PAGING_CR_WRITES: &[Control] = &[want(0, "CR0: PG decides which root translates")];
+
 /// The union of a table's bits.
 pub const fn union(mut table: &[Control]) -> u32 {
     let mut bits = 0;
@@ -111,11 +114,12 @@ pub struct ControlSet {
 }
 
 impl ControlSet {
-    /// What exits under a nested root.
-    pub const fn nested() -> Self {
+    /// What exits under a nested root; with `paging`, changes of CR0.PG too.
+    pub const fn nested(paging: bool) -> Self {
+        let writes = if paging { union(PAGING_CR_WRITES) } else { 0 };
         Self {
             cr_reads: 0,
-            cr_writes: union(CR_WRITES) as u16,
+            cr_writes: (union(CR_WRITES) | writes) as u16,
             exceptions: 0,
             misc_1: union(MISC_1),
             misc_2: union(MISC_2),
@@ -125,7 +129,7 @@ impl ControlSet {
 
     /// What exits under a shadow root.
     pub const fn shadow(raw: &RawCapabilities) -> Self {
-        let nested = Self::nested();
+        let nested = Self::nested(false);
         Self {
             cr_reads: union(SHADOW_CR_READS) as u16,
             cr_writes: nested.cr_writes | union(SHADOW_CR_WRITES) as u16,

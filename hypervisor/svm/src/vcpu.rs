@@ -90,6 +90,8 @@ pub struct SvmVcpu {
     view: GuestControl,
     shadowed_cr3: u64,
     exceptions: u32,
+    /// Changes of CR0.PG exit under a nested root.
+    paging_exits: bool,
     /// What the next entry will check, as last written: QEMU 7.2 saves the *host's*
     /// state into the VMCB when it refuses one.
     checked: Checked,
@@ -133,6 +135,7 @@ impl SvmVcpu {
             view: GuestControl::default(),
             shadowed_cr3: 0,
             exceptions: 0,
+            paging_exits: false,
             checked: Checked::default(),
             maps: NonNull::from(from.maps.memory),
             capabilities: from.capabilities,

@@ -15,6 +15,8 @@ pub struct Capabilities {
     pub nested_paging: bool,
     /// Real mode and paging off run natively under nested paging.
     pub unrestricted_guest: bool,
+    /// A guest without paging, real mode included, runs on a shadow root too.
+    pub shadow_unpaged: bool,
     /// The CPU tells the length of an intercepted instruction.
     pub instruction_length: bool,
     /// The CPU delivers the bytes of an instruction that faulted.

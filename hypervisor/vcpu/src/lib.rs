@@ -159,6 +159,10 @@ pub trait Vcpu {
     /// Which exception vectors exit: bit n for vector n. #PF is added by a shadow root.
     fn intercept_exceptions(&mut self, vectors: u32);
 
+    /// Whether changes of CR0.PG exit under a nested root; under a shadow root they
+    /// always do. They do not at first.
+    fn intercept_paging(&mut self, exit: bool);
+
     /// The value added to the TSC while the guest reads it.
     fn set_tsc_offset(&mut self, offset: u64);
 

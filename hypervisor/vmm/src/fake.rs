@@ -64,6 +64,7 @@ pub(crate) struct FakeVcpu {
     pub(crate) interrupted: Option<Event>,
     pub(crate) open_msrs: BTreeSet<u32>,
     pub(crate) exceptions: u32,
+    pub(crate) paging_exits: bool,
     pub(crate) log: Vec<Done>,
     pub(crate) pdptes: Option<[u64; 4]>,
     /// An interrupt of an earlier entry that the guest has not taken.
@@ -95,6 +96,7 @@ impl Default for FakeVcpu {
             interrupted: None,
             open_msrs: BTreeSet::new(),
             exceptions: 0,
+            paging_exits: false,
             log: Vec::new(),
             pdptes: None,
             untaken: None,
@@ -106,6 +108,7 @@ impl Default for FakeVcpu {
                 address_space_ids: 2,
                 nested_paging: true,
                 unrestricted_guest: true,
+                shadow_unpaged: true,
                 instruction_length: true,
                 instruction_bytes: false,
                 tagged_flush: true,
@@ -307,6 +310,10 @@ impl Vcpu for FakeVcpu {
 
     fn intercept_exceptions(&mut self, vectors: u32) {
         self.exceptions = vectors;
+    }
+
+    fn intercept_paging(&mut self, exit: bool) {
+        self.paging_exits = exit;
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {

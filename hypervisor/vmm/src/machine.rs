@@ -216,6 +216,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
                 self.vcpu.intercept_msr(index, false, false);
             }
         }
+        self.vcpu.intercept_paging(self.translation.follows_paging());
         // A guest can make its CPU raise either while it delivers the other, without
         // end and without an exit: CVE-2015-5307, CVE-2015-8104.
         self.vcpu.intercept_exceptions(1 << Vector::DEBUG.0 | 1 << Vector::ALIGNMENT_CHECK.0);

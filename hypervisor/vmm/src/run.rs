@@ -50,7 +50,6 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
 
         self.left = self.host.ticks();
         self.counters.guest_ticks += self.left.wrapping_sub(entered);
-        self.translation.leave();
         if self.left >= self.wake {
             self.due()?;
         }

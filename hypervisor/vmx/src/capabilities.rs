@@ -203,6 +203,7 @@ pub fn probe(raw: &RawCapabilities) -> Result<Capabilities, Unavailable> {
         address_space_ids: if raw.vpid() { 1 << 16 } else { 0 },
         nested_paging: true,
         unrestricted_guest: true,
+        shadow_unpaged: false,
         instruction_length: true,
         instruction_bytes: false,
         tagged_flush: raw.vpid(),

@@ -225,6 +225,8 @@ pub struct Imposed {
     pub cr4_fixed0: u64,
     /// The host's CR4.MCE: without it a machine check would shut the machine down.
     pub machine_check: bool,
+    /// Changes of CR0.PG exit under a nested root.
+    pub paging_exits: bool,
 }
 
 /// The control registers as the VMCS holds them.
@@ -280,9 +282,10 @@ impl HardwareControl {
 
     fn nested(view: GuestControl, imposed: Imposed) -> Self {
         let forced = imposed.cr0_fixed0 & !PAGING.bits();
+        let paging = if imposed.paging_exits { Cr0::PG } else { Cr0::empty() };
         Self {
             cr0: ((view.cr0 - CACHING) | Cr0::ET | Cr0::NE).bits() | forced,
-            cr0_mask: (CACHING | Cr0::NE).bits(),
+            cr0_mask: (CACHING | Cr0::NE | paging).bits(),
             cr4: imposed.cr4(view.cr4),
             cr4_mask: !CR4_OWN_NESTED.bits(),
             efer: view.visible_efer().bits(),

@@ -94,6 +94,7 @@ impl VmxVcpu {
                 cr0_fixed0: from.raw.cr0_fixed0,
                 cr4_fixed0: from.raw.cr4_fixed0,
                 machine_check,
+                paging_exits: false,
             },
             shadowed_cr3: 0,
             cr8: 0,

@@ -13,17 +13,19 @@ fn shadow(format: ShadowFormat) -> Root {
 
 #[test]
 fn nested_vectors_have_the_bits_of_the_manual() {
-    let set = ControlSet::nested();
+    let set = ControlSet::nested(false);
     // INTR NMI INIT | RDPMC CPUID INVD HLT INVLPGA IOIO MSR task FERR SHUTDOWN
     assert_eq!(set.misc_1, 0xfd44_800b);
     // VMRUN … SKINIT | WBINVD MONITOR MWAIT XSETBV
     assert_eq!(set.misc_2, 0x0000_2e7f);
     assert_eq!((set.cr_reads, set.cr_writes, set.exceptions, set.misc_3), (0, 0x10, 0, 0));
+    let following = ControlSet::nested(true);
+    assert_eq!(following, ControlSet { cr_writes: 0x11, ..set });
 }
 
 #[test]
 fn time_stamps_pauses_and_windows_do_not_exit() {
-    let misc_1 = ControlSet::nested().misc_1;
+    let misc_1 = ControlSet::nested(false).misc_1;
     assert_eq!(misc_1 & (1 << 14 | 1 << 23 | VIRTUAL_INTERRUPT | IRET), 0);
 }
 
@@ -32,7 +34,7 @@ fn a_shadow_root_intercepts_translation_too() {
     let set = ControlSet::shadow(&RawCapabilities::default());
     assert_eq!((set.cr_reads, set.cr_writes), (0b1_1001, 0b1_1001));
     assert_eq!(set.exceptions, 1 << 14);
-    assert_eq!(set.misc_1, ControlSet::nested().misc_1 | 1 << 25);
+    assert_eq!(set.misc_1, ControlSet::nested(false).misc_1 | 1 << 25);
     assert_eq!(set.misc_3, 0);
     let with_invpcid = RawCapabilities { cpuid_7_ebx: 1 << 10, ..RawCapabilities::default() };
     assert_eq!(ControlSet::shadow(&with_invpcid).misc_3, 1 << 2);

@@ -265,6 +265,11 @@ impl Vcpu for SvmVcpu {
         self.write_intercepts();
     }
 
+    fn intercept_paging(&mut self, exit: bool) {
+        self.paging_exits = exit;
+        self.write_intercepts();
+    }
+
     fn set_tsc_offset(&mut self, offset: u64) {
         set!(self.vmcb, control.tsc_offset, offset);
         self.dirty(Clean::INTERCEPTS);

@@ -134,7 +134,11 @@ impl SvmVcpu {
     }
 
     fn control_set(&self) -> ControlSet {
-        if self.is_nested() { ControlSet::nested() } else { ControlSet::shadow(&self.raw) }
+        if self.is_nested() {
+            ControlSet::nested(self.paging_exits)
+        } else {
+            ControlSet::shadow(&self.raw)
+        }
     }
 
     /// Writes what exits: by the kind of root, the chosen exceptions, and the windows.

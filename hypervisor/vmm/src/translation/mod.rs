@@ -1,12 +1,14 @@
 //! What stands at the root of the guest's address translation.
 //!
 //! [`Nested`] lets the hardware walk the guest's own tables and adds one map from
-//! guest-physical to host-physical memory. The shadow engine stands behind the same
-//! trait. The run loop drives either without knowing which.
+//! guest-physical to host-physical memory. [`Shadow`] has the shadow engine do without.
+//! [`Combined`] is either, or both by turns. The run loop drives it without knowing which.
 
+mod combined;
 mod nested;
 mod shadow;
 
+pub use combined::Combined;
 pub use nested::{Nested, NestedStats, TableFrames};
 pub use shadow::Shadow;
 
@@ -23,9 +25,6 @@ pub trait Translation {
     /// What the vCPU must load and forget before it enters. Called before every
     /// entry: cheap where nothing changed.
     fn enter(&mut self) -> Result<Entry, OutOfTables>;
-
-    /// The vCPU has left the guest. Called after every exit.
-    fn leave(&mut self) {}
 
     /// The nested tables did not permit an access.
     fn nested_fault(&mut self, slots: &Memslots, fault: &NestedFault) -> FaultOutcome;
@@ -56,6 +55,12 @@ pub trait Translation {
 
     /// Limits the number of shadow pages; nothing where there are none.
     fn limit(&mut self, pages: u32);
+
+    /// Whether another root stands for a guest whose paging is off, so that the machine
+    /// must hear of every change of CR0.PG.
+    fn follows_paging(&self) -> bool {
+        false
+    }
 
     /// What it did and holds, by the names that `kvm_stat` uses where it has one. None
     /// that the machine counts itself.

@@ -60,6 +60,12 @@ impl<F: NestedFormat, A: TableFrames> Nested<F, A> {
         Ok(Self { tables, root, gigabyte_pages, owed, retired, stats, format: PhantomData })
     }
 
+    /// Has the next entry load the root again.
+    pub(super) fn reload(&mut self) {
+        self.owed =
+            Entry { root: Some(Root::Nested { table: self.root }), flush: Some(FlushScope::All) };
+    }
+
     /// How much the map holds and has done.
     pub const fn stats(&self) -> &NestedStats {
         &self.stats

@@ -24,6 +24,9 @@ pub struct Shadow<E> {
     /// The engine's name of each of the machine's slots.
     slots: Vec<(SlotId, engine::SlotId)>,
     loaded: Option<Root>,
+    /// The engine counts the vCPU as in the guest: since the last entry nothing has been
+    /// asked of it.
+    inside: bool,
     quota: u32,
     /// A change of slots found no memory for its bookkeeping: the guest must stop.
     exhausted: bool,
@@ -34,7 +37,15 @@ impl<E: ShadowMmu> Shadow<E> {
     pub fn new(mut engine: E) -> Result<Self, AddVcpuError> {
         let vcpu = engine.add_vcpu(Registers::RESET)?;
         let quota = engine.usage().quota;
-        Ok(Self { engine, vcpu, slots: Vec::new(), loaded: None, quota, exhausted: false })
+        Ok(Self {
+            engine,
+            vcpu,
+            slots: Vec::new(),
+            loaded: None,
+            inside: false,
+            quota,
+            exhausted: false,
+        })
     }
 
     /// The engine, for its counters.
@@ -47,9 +58,25 @@ impl<E: ShadowMmu> Shadow<E> {
         self.engine.usage()
     }
 
+    /// Has the next entry load the root again.
+    pub(super) fn reload(&mut self) {
+        self.loaded = None;
+    }
+
+    /// The engine, to be changed: it must know that the vCPU has left the guest. An exit
+    /// that does not concern the engine costs it nothing.
+    #[inline]
+    fn outside(&mut self) -> &mut E {
+        if self.inside {
+            self.inside = false;
+            self.engine.leave(self.vcpu);
+        }
+        &mut self.engine
+    }
+
     /// Keeps `promise`: the only vCPU is outside the guest.
     fn keep(&mut self, promise: FlushPromise) {
-        let kept = self.engine.discharge(promise, |_| {});
+        let kept = self.outside().discharge(promise, |_| {});
         debug_assert!(kept.is_ok(), "the only vCPU is outside the guest");
     }
 
@@ -58,7 +85,7 @@ impl<E: ShadowMmu> Shadow<E> {
     }
 
     fn add_slot(&mut self, slot: &Memslot) {
-        match self.engine.add_slot(spec(slot)) {
+        match self.outside().add_slot(spec(slot)) {
             Ok(name) => self.slots.push((slot.id, name)),
             Err(_) => self.exhausted = true,
         }
@@ -70,7 +97,7 @@ impl<E: ShadowMmu> Shadow<E> {
         id: SlotId,
         change: impl FnOnce(&mut E, engine::SlotId) -> Result<FlushPromise, engine::SlotError>,
     ) {
-        let done = self.name_of(id).map(|name| change(&mut self.engine, name));
+        let done = self.name_of(id).map(|name| change(self.outside(), name));
         match done {
             Some(Ok(promise)) => self.keep(promise),
             Some(Err(_)) | None => self.exhausted = true,
@@ -84,6 +111,9 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
         if self.exhausted {
             return Err(OutOfTables);
         }
+        if self.inside {
+            return Ok(Entry::default());
+        }
         let entry = loop {
             match self.engine.enter(self.vcpu) {
                 Ok(entry) => break entry,
@@ -91,6 +121,7 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
                 Err(EnterError::OutOfMemory) => return Err(OutOfTables),
             }
         };
+        self.inside = true;
         let root = Some(root_of(&entry));
         let changed = self.loaded != root;
         self.loaded = root;
@@ -102,11 +133,6 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
         Ok(Entry { root: root.filter(|_| changed), flush })
     }
 
-    #[inline]
-    fn leave(&mut self) {
-        self.engine.leave(self.vcpu);
-    }
-
     /// Under a shadow root no nested tables exist, so that none can refuse.
     fn nested_fault(&mut self, _: &Memslots, fault: &NestedFault) -> FaultOutcome {
         FaultOutcome::Mmio { gpa: fault.gpa }
@@ -114,7 +140,8 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
 
     #[inline]
     fn page_fault(&mut self, _: &Memslots, gva: Gva, access: Access) -> FaultOutcome {
-        match self.engine.page_fault(self.vcpu, gva, access) {
+        let vcpu = self.vcpu;
+        match self.outside().page_fault(vcpu, gva, access) {
             engine::FaultOutcome::Fixed | engine::FaultOutcome::Spurious => FaultOutcome::Resolved,
             engine::FaultOutcome::Guest(fault) => FaultOutcome::Guest(fault),
             engine::FaultOutcome::EmulateWrite { gpa } | engine::FaultOutcome::Emulate { gpa } => {
@@ -149,7 +176,7 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
 
     fn guest_wrote(&mut self, write: GuestWrite) {
         match write {
-            GuestWrite::Range { first, bytes } => self.engine.guest_wrote(first, bytes),
+            GuestWrite::Range { first, bytes } => self.outside().guest_wrote(first, bytes),
             GuestWrite::Everything => self.zap_all(),
         }
     }
@@ -159,7 +186,8 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
         register: Option<ControlRegister>,
         registers: Registers,
     ) -> Result<(), RegisterFault> {
-        let (engine, vcpu) = (&mut self.engine, self.vcpu);
+        let vcpu = self.vcpu;
+        let engine = self.outside();
         match register {
             Some(ControlRegister::Cr0) => engine.set_cr0(vcpu, registers.cr0),
             Some(ControlRegister::Cr3) => engine.set_cr3(vcpu, registers.cr3),
@@ -172,18 +200,21 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
 
     #[inline]
     fn invalidate(&mut self, gva: Gva) {
-        self.engine.invlpg(self.vcpu, gva);
+        let vcpu = self.vcpu;
+        self.outside().invlpg(vcpu, gva);
     }
 
     fn zap_all(&mut self) {
-        let promise = self.engine.zap_all();
-        while self.engine.zap_continue() {}
+        let engine = self.outside();
+        let promise = engine.zap_all();
+        while engine.zap_continue() {}
         self.keep(promise);
     }
 
     /// 0 lifts the limit again.
     fn limit(&mut self, pages: u32) {
-        self.engine.set_quota(if pages == 0 { self.quota } else { pages });
+        let pages = if pages == 0 { self.quota } else { pages };
+        self.outside().set_quota(pages);
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

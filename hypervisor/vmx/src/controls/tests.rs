@@ -5,8 +5,12 @@ use anchorite_addr::Hpa;
 use std::vec::Vec;
 
 const NESTED: Root = Root::Nested { table: Hpa::new(0x1000).page() };
-const IMPOSED: Imposed =
-    Imposed { cr0_fixed0: 0x8000_0021, cr4_fixed0: 0x2000, machine_check: false };
+const IMPOSED: Imposed = Imposed {
+    cr0_fixed0: 0x8000_0021,
+    cr4_fixed0: 0x2000,
+    machine_check: false,
+    paging_exits: false,
+};
 
 fn shadow(format: ShadowFormat) -> Root {
     Root::Shadow { cr3: Hpa::new(0x1000), format }
@@ -160,4 +164,13 @@ fn the_hosts_machine_check_enable_stays() {
     let hardware = HardwareControl::new(long_mode(), NESTED, imposed);
     assert_ne!(hardware.cr4 & Cr4::MCE.bits(), 0);
     assert_eq!(visible(hardware.cr4, hardware.cr4_mask, 0) & Cr4::MCE.bits(), 0);
+}
+
+#[test]
+fn a_machine_that_follows_paging_sees_it_change_under_a_nested_root() {
+    let plain = HardwareControl::new(long_mode(), NESTED, IMPOSED);
+    let imposed = Imposed { paging_exits: true, ..IMPOSED };
+    let following = HardwareControl::new(long_mode(), NESTED, imposed);
+    assert_eq!(following.cr0_mask ^ plain.cr0_mask, Cr0::PG.bits());
+    assert_eq!(HardwareControl { cr0_mask: plain.cr0_mask, ..following }, plain);
 }

@@ -214,6 +214,12 @@ impl Vcpu for VmxVcpu {
         self.write_exceptions();
     }
 
+    fn intercept_paging(&mut self, exit: bool) {
+        let view = self.control_view();
+        self.imposed.paging_exits = exit;
+        self.apply(view);
+    }
+
     fn set_tsc_offset(&mut self, offset: u64) {
         self.write(control::TSC_OFFSET_FULL, offset);
     }

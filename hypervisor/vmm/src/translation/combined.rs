@@ -1,0 +1,205 @@
+//! Nested tables, shadow tables, or both by turns, behind one type.
+//!
+//! The machine is compiled for this type alone, whichever way it goes. A CPU that runs
+//! no guest without paging on a shadow root (`Capabilities::shadow_unpaged`) gets both:
+//! while the guest's CR0.PG is clear, nested tables map its memory one to one.
+
+use super::{Entry, FaultOutcome, Nested, OutOfTables, Shadow, TableFrames, Translation};
+use crate::memory::{GuestWrite, Memslots, SlotChange};
+use alloc::vec::Vec;
+use anchorite_addr::Gva;
+use anchorite_shadow::{Access, Cr0, RegisterFault, Registers, ShadowMmu};
+use anchorite_vcpu::exit::NestedFault;
+use anchorite_vcpu::{ControlRegister, NestedFormat};
+
+/// One vCPU's translation by the nested format `F` in frames from `A`, by the engine `E`,
+/// or by either as the guest turns paging off and on.
+#[derive(Debug)]
+pub struct Combined<F, A, E> {
+    tables: Tables<F, A, E>,
+    /// Nothing has happened since the last entry that a vCPU would have to follow.
+    settled: bool,
+}
+
+#[derive(Debug)]
+enum Tables<F, A, E> {
+    Nested(Nested<F, A>),
+    Shadow(Shadow<E>),
+    Both(Both<F, A, E>),
+}
+
+#[derive(Debug)]
+struct Both<F, A, E> {
+    unpaged: Nested<F, A>,
+    paged: Shadow<E>,
+    paging: bool,
+}
+
+/// Evaluates an expression for whichever tables translate now.
+macro_rules! active {
+    ($self:ident, $tables:ident => $operation:expr) => {
+        match &mut $self.tables {
+            Tables::Nested($tables) => $operation,
+            Tables::Shadow($tables) => $operation,
+            Tables::Both(Both { paged: $tables, paging: true, .. }) => $operation,
+            Tables::Both(Both { unpaged: $tables, paging: false, .. }) => $operation,
+        }
+    };
+}
+
+impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Combined<F, A, E> {
+    /// By nested tables.
+    pub const fn nested(nested: Nested<F, A>) -> Self {
+        Self { tables: Tables::Nested(nested), settled: false }
+    }
+
+    /// By shadow tables, whether the guest's paging is on or off.
+    pub const fn shadow(shadow: Shadow<E>) -> Self {
+        Self { tables: Tables::Shadow(shadow), settled: false }
+    }
+
+    /// By shadow tables while the guest's paging is on, by nested ones while it is off.
+    pub const fn both(paged: Shadow<E>, unpaged: Nested<F, A>) -> Self {
+        Self { tables: Tables::Both(Both { unpaged, paged, paging: false }), settled: false }
+    }
+
+    /// The shadow tables, where there are any.
+    pub const fn engine(&self) -> Option<&E> {
+        match &self.tables {
+            Tables::Nested(_) => None,
+            Tables::Shadow(shadow) | Tables::Both(Both { paged: shadow, .. }) => {
+                Some(shadow.engine())
+            }
+        }
+    }
+
+    #[cold]
+    fn settle(&mut self) -> Result<Entry, OutOfTables> {
+        let entry = active!(self, tables => tables.enter());
+        self.settled = entry.is_ok();
+        entry
+    }
+
+    /// The shadow tables, whether or not they translate now.
+    fn shadow_mut(&mut self) -> Option<&mut Shadow<E>> {
+        self.settled = false;
+        match &mut self.tables {
+            Tables::Nested(_) => None,
+            Tables::Shadow(shadow) | Tables::Both(Both { paged: shadow, .. }) => Some(shadow),
+        }
+    }
+}
+
+impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Translation for Combined<F, A, E> {
+    #[inline]
+    fn enter(&mut self) -> Result<Entry, OutOfTables> {
+        if self.settled { Ok(Entry::default()) } else { self.settle() }
+    }
+
+    fn nested_fault(&mut self, slots: &Memslots, fault: &NestedFault) -> FaultOutcome {
+        self.settled = false;
+        active!(self, tables => tables.nested_fault(slots, fault))
+    }
+
+    #[inline]
+    fn page_fault(&mut self, slots: &Memslots, gva: Gva, access: Access) -> FaultOutcome {
+        self.settled = false;
+        active!(self, tables => tables.page_fault(slots, gva, access))
+    }
+
+    fn slot_changed(&mut self, slots: &Memslots, change: &SlotChange) {
+        self.settled = false;
+        match &mut self.tables {
+            Tables::Nested(tables) => tables.slot_changed(slots, change),
+            Tables::Shadow(tables) => tables.slot_changed(slots, change),
+            Tables::Both(Both { unpaged, paged, .. }) => {
+                unpaged.slot_changed(slots, change);
+                paged.slot_changed(slots, change);
+            }
+        }
+    }
+
+    fn guest_wrote(&mut self, write: GuestWrite) {
+        if let Some(shadow) = self.shadow_mut() {
+            shadow.guest_wrote(write);
+        }
+    }
+
+    fn registers_changed(
+        &mut self,
+        register: Option<ControlRegister>,
+        registers: Registers,
+    ) -> Result<(), RegisterFault> {
+        self.settled = false;
+        match &mut self.tables {
+            Tables::Nested(tables) => tables.registers_changed(register, registers),
+            Tables::Shadow(tables) => tables.registers_changed(register, registers),
+            Tables::Both(both) => both.registers_changed(register, registers),
+        }
+    }
+
+    #[inline]
+    fn invalidate(&mut self, gva: Gva) {
+        self.settled = false;
+        active!(self, tables => tables.invalidate(gva));
+    }
+
+    fn zap_all(&mut self) {
+        if let Some(shadow) = self.shadow_mut() {
+            shadow.zap_all();
+        }
+    }
+
+    fn limit(&mut self, pages: u32) {
+        if let Some(shadow) = self.shadow_mut() {
+            shadow.limit(pages);
+        }
+    }
+
+    fn follows_paging(&self) -> bool {
+        matches!(self.tables, Tables::Both(_))
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        match &self.tables {
+            Tables::Nested(tables) => tables.counters(),
+            Tables::Shadow(tables) => tables.counters(),
+            Tables::Both(Both { unpaged, paged, .. }) => {
+                let mut counters = paged.counters();
+                counters.append(&mut unpaged.counters());
+                counters
+            }
+        }
+    }
+}
+
+impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Both<F, A, E> {
+    /// Paging goes on: the engine has seen nothing of what the guest wrote meanwhile, nor
+    /// its registers, so it begins afresh. Paging goes off: the nested tables follow the
+    /// slots all the time and need only be loaded.
+    fn registers_changed(
+        &mut self,
+        register: Option<ControlRegister>,
+        registers: Registers,
+    ) -> Result<(), RegisterFault> {
+        match (self.paging, registers.cr0.contains(Cr0::PG)) {
+            (true, true) => self.paged.registers_changed(register, registers)?,
+            (false, true) => {
+                self.paged.zap_all();
+                self.paged.registers_changed(None, registers)?;
+                self.paged.reload();
+                self.paging = true;
+            }
+            (true, false) => {
+                self.unpaged.reload();
+                self.paging = false;
+            }
+            (false, false) => self.unpaged.registers_changed(register, registers)?,
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "combined_tests.rs"]
+mod tests;

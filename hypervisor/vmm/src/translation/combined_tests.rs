@@ -1,0 +1,227 @@
+extern crate std;
+use super::*;
+use crate::fake::{FakeFormat, FakeTables};
+use crate::memory::{Memslot, SlotId};
+use anchorite_addr::{Gfn, Hfn, Hpa, HpaPage};
+use anchorite_shadow::{
+    AccessKind, AnyMmu, Arena, Config, Cr4, Efer, FrameSource, GuestMemory, PolicyKind, Slab,
+    TableMemory,
+};
+use anchorite_vcpu::exit::NestedAccess;
+use anchorite_vcpu::{FlushScope, Root};
+use std::collections::BTreeMap;
+
+const SLAB: u64 = 0x1000_0000;
+const LOW: u64 = 0x2000_0000;
+/// Where the guest's memory lies in the host.
+const GUEST: u64 = 0x4000_0000;
+
+/// Tables and guest memory as words by address; one slab, one low frame.
+#[derive(Debug, Default)]
+struct Words {
+    words: BTreeMap<u64, u64>,
+    given: bool,
+}
+
+impl TableMemory for Words {
+    fn read_entry(&self, at: Hpa) -> u64 {
+        self.words.get(&at.as_u64()).copied().unwrap_or(0)
+    }
+
+    fn write_entry(&mut self, at: Hpa, value: u64) {
+        self.words.insert(at.as_u64(), value);
+    }
+}
+
+impl GuestMemory for Words {
+    fn read_u32(&self, at: Hpa) -> u32 {
+        (self.read_entry(Hpa::new(at.as_u64() & !7)) >> (8 * (at.as_u64() & 4))) as u32
+    }
+
+    fn read_u64(&self, at: Hpa) -> u64 {
+        self.read_entry(at)
+    }
+
+    fn compare_exchange_u32(&mut self, _: Hpa, _: u32, _: u32) -> bool {
+        unreachable!("no guest here has 4-byte entries")
+    }
+
+    fn compare_exchange_u64(&mut self, at: Hpa, old: u64, new: u64) -> bool {
+        let equal = self.read_entry(at) == old;
+        if equal {
+            self.write_entry(at, new);
+        }
+        equal
+    }
+}
+
+impl FrameSource for Words {
+    fn arena(&self) -> Arena {
+        Arena { base: Hpa::new(SLAB), pages: 64 }
+    }
+
+    fn take_slab(&mut self) -> Option<Slab> {
+        (!core::mem::replace(&mut self.given, true)).then(|| Slab::new(Hpa::new(SLAB)))
+    }
+
+    fn give_slab(&mut self, _: Slab) {
+        self.given = false;
+    }
+
+    fn take_low_frame(&mut self) -> Option<Hpa> {
+        Some(Hpa::new(LOW))
+    }
+
+    fn give_low_frame(&mut self, _: Hpa) {}
+}
+
+type Both = Combined<FakeFormat, FakeTables, AnyMmu<Words>>;
+
+/// A guest of 2 MiB whose page n is mapped to its page n + 1 by the tables at 0x1000.
+fn shadow() -> Shadow<AnyMmu<Words>> {
+    let mut words = Words::default();
+    for level in 1..4 {
+        words.write_entry(Hpa::new(GUEST + level * 0x1000), (level + 1) << 12 | 7);
+    }
+    for page in 0..511 {
+        words.write_entry(Hpa::new(GUEST + 0x4000 + page * 8), (page + 1) << 12 | 7);
+    }
+    let config = Config { quota: 64, ..Config::default() };
+    Shadow::new(AnyMmu::new(PolicyKind::Tagged, words, config).unwrap()).unwrap()
+}
+
+fn both() -> (Both, Memslots) {
+    let nested = Nested::new(FakeTables::new(16), false).unwrap();
+    let (mut tables, mut slots) = (Combined::both(shadow(), nested), Memslots::default());
+    let slot = Memslot {
+        id: SlotId(0),
+        first: Gfn::new(0),
+        frames: 512,
+        host: Hfn::new(GUEST >> 12),
+        read_only: false,
+    };
+    let change = slots.add(slot).unwrap();
+    tables.slot_changed(&slots, &change);
+    (tables, slots)
+}
+
+fn registers(paging: bool) -> Registers {
+    let paging = if paging { Cr0::PG } else { Cr0::empty() };
+    Registers {
+        cr0: paging,
+        cr3: 0x1000,
+        cr4: Cr4::PAE,
+        efer: if paging.is_empty() { Efer::LME } else { Efer::LME | Efer::LMA },
+    }
+}
+
+fn turn_paging(tables: &mut Both, on: bool) -> Entry {
+    tables.registers_changed(Some(ControlRegister::Cr0), registers(on)).unwrap();
+    tables.enter().unwrap()
+}
+
+fn read(tables: &mut Both, slots: &Memslots, page: u64) -> FaultOutcome {
+    let access =
+        Access { kind: AccessKind::Read, user: false, implicit: false, ac: false, pkru: 0 };
+    tables.page_fault(slots, Gva::new(page << 12), access)
+}
+
+/// The host frame that the shadow tables below `root` map `page` of the first 2 MiB to.
+fn shadowed(tables: &Both, root: Root, page: u64) -> Option<u64> {
+    let Root::Shadow { cr3, .. } = root else { panic!("{root:?}") };
+    let machine = tables.engine().unwrap().machine();
+    let mut table = cr3.as_u64();
+    for index in [0, 0, 0, page] {
+        let entry = machine.read_entry(Hpa::new(table + index * 8));
+        if entry & 1 == 0 {
+            return None;
+        }
+        table = entry & 0x000f_ffff_ffff_f000;
+    }
+    Some(table >> 12)
+}
+
+#[test]
+fn a_guest_without_paging_runs_on_nested_tables_and_one_with_paging_on_shadow_tables() {
+    let (mut tables, slots) = both();
+    assert!(tables.follows_paging());
+    let unpaged = tables.enter().unwrap();
+    assert!(matches!(unpaged.root, Some(Root::Nested { .. })));
+    let fault =
+        NestedFault { gpa: anchorite_addr::Gpa::new(0), gva: None, access: NestedAccess::WRITE };
+    assert_eq!(tables.nested_fault(&slots, &fault), FaultOutcome::Resolved);
+
+    let paged = turn_paging(&mut tables, true);
+    assert!(matches!(paged.root, Some(Root::Shadow { .. })), "{paged:?}");
+    assert_eq!(read(&mut tables, &slots, 5), FaultOutcome::Resolved);
+    assert_eq!(shadowed(&tables, paged.root.unwrap(), 5), Some((GUEST >> 12) + 6));
+
+    let unpaged_again = turn_paging(&mut tables, false);
+    assert_eq!(unpaged_again.root, unpaged.root);
+    assert_eq!(unpaged_again.flush, Some(FlushScope::All));
+}
+
+#[test]
+fn nothing_shadowed_outlives_a_time_in_which_the_guest_wrote_unseen() {
+    let (mut tables, slots) = both();
+    let root = turn_paging(&mut tables, true).root.unwrap();
+    assert_eq!(read(&mut tables, &slots, 5), FaultOutcome::Resolved);
+    assert!(shadowed(&tables, root, 5).is_some());
+    let _ = turn_paging(&mut tables, false);
+    let entry = turn_paging(&mut tables, true);
+    let root = entry.root.expect("nested tables are loaded till now");
+    assert_eq!(shadowed(&tables, root, 5), None);
+    assert_eq!(tables.engine().unwrap().audit(), Ok(()));
+}
+
+#[test]
+fn entries_after_exits_that_concern_no_table_ask_for_nothing() {
+    let (mut tables, slots) = both();
+    let _ = turn_paging(&mut tables, true);
+    assert_eq!(tables.enter(), Ok(Entry::default()));
+    assert_eq!(read(&mut tables, &slots, 7), FaultOutcome::Resolved);
+    let _ = tables.enter().unwrap();
+    tables.invalidate(Gva::new(0x7000));
+    assert_eq!(tables.enter().unwrap().flush, Some(FlushScope::Address(Gva::new(0x7000))));
+    tables.zap_all();
+    let zapped = tables.enter().unwrap();
+    assert!(zapped.root.is_some() || zapped.flush == Some(FlushScope::All), "{zapped:?}");
+    assert_eq!(tables.enter(), Ok(Entry::default()));
+}
+
+#[test]
+fn a_refused_way_into_paging_leaves_the_nested_tables_in_force() {
+    let (mut tables, _) = both();
+    let unpaged = tables.enter().unwrap();
+    assert!(unpaged.root.is_some());
+    // In PAE paging the table at 0x1000 has reserved bits set.
+    let refused = Registers { efer: Efer::empty(), ..registers(true) };
+    assert!(tables.registers_changed(Some(ControlRegister::Cr0), refused).is_err());
+    assert_eq!(tables.enter().unwrap().root, None, "still the same");
+}
+
+#[test]
+fn slots_deleted_while_paging_is_off_are_gone_when_it_is_on() {
+    let (mut tables, mut slots) = both();
+    let root = turn_paging(&mut tables, true).root;
+    assert!(root.is_some());
+    let _ = turn_paging(&mut tables, false);
+    let change = slots.delete(SlotId(0)).unwrap();
+    tables.slot_changed(&slots, &change);
+    let _ = turn_paging(&mut tables, true);
+    assert!(matches!(read(&mut tables, &slots, 5), FaultOutcome::Guest(_)), "no table is there");
+}
+
+#[test]
+fn shadow_tables_alone_serve_a_guest_without_paging_too() {
+    let mut tables: Both = Combined::shadow(shadow());
+    assert!(!tables.follows_paging());
+    tables.registers_changed(None, registers(false)).unwrap();
+    assert!(matches!(tables.enter().unwrap().root, Some(Root::Shadow { .. })));
+    let nested = Nested::new(FakeTables::new(16), false).unwrap();
+    let root = nested.root();
+    let mut tables: Both = Combined::nested(nested);
+    let loaded = tables.enter().unwrap().root;
+    assert_eq!(loaded, Some(Root::Nested { table: HpaPage::new(root.addr()).unwrap() }));
+    assert!(tables.engine().is_none());
+}
