@@ -8,9 +8,16 @@
 //! from them stays in proportion. Elsewhere a short wait would measure what else the
 //! host is doing. `hermit_microseconds` converts.
 
+#![expect(unsafe_code, reason = "Hermit's system calls take raw pointers")]
+
 use crate::boot::boot;
 use crate::instructions::rdtsc;
 use anchorite_abi::Options;
+use hermit::syscalls::sys_clock_gettime;
+use hermit::time::timespec;
+
+/// Hermit's number of the clock that knows the date.
+const CLOCK_REALTIME: i32 = 1;
 
 /// The rate that Hermit is told where the TSC counts instructions, in MHz. The APIC's
 /// timer counts twice in a microsecond of that length on QEMU (1 GHz, divided by 8).
@@ -20,6 +27,14 @@ const COUNTED_MHZ: u64 = 16;
 #[inline]
 pub fn now() -> u64 {
     rdtsc()
+}
+
+/// Seconds since 1970 by the machine's real-time clock, as Hermit has read it.
+pub fn unix_time() -> u64 {
+    let mut time = timespec::default();
+    // SAFETY: the structure is ours.
+    unsafe { sys_clock_gettime(CLOCK_REALTIME, &raw mut time) };
+    u64::try_from(time.tv_sec).unwrap_or(0)
 }
 
 /// Ticks of the time stamp counter in a second.

@@ -104,6 +104,9 @@ pub(crate) struct RunArgs {
     /// Run the guest alone, without Anchorite (QEMU only)
     #[arg(long, conflicts_with = "boot")]
     pub(crate) bare: bool,
+    /// Type into the guest's serial line; Ctrl-A X ends the run (QEMU only) [time limit: a day]
+    #[arg(long, conflicts_with_all = ["gdb", "icount"])]
+    pub(crate) interactive: bool,
     /// Wait for gdb on port 1234 before the first instruction (QEMU only)
     #[arg(long)]
     pub(crate) gdb: bool,

@@ -23,6 +23,7 @@ use crate::workspace::{OUT, Workspace};
 /// A guest's limit where none is given.
 const TIMEOUT_S: u32 = 60;
 const DEBUGGER_TIMEOUT_S: u32 = 3600;
+const INTERACTIVE_TIMEOUT_S: u32 = 86_400;
 
 /// Runs one guest; returns the exit status that its verdict means.
 pub(crate) fn run(workspace: &Workspace, args: &RunArgs, from: &Path) -> Result<u8> {
@@ -65,6 +66,7 @@ fn check(args: &RunArgs, on: On) -> Result<()> {
     match on {
         On::Bochs | On::Kvm if args.icount => only_qemu("--icount"),
         On::Bochs if args.gdb => only_qemu("--gdb"),
+        On::Bochs if args.interactive => only_qemu("--interactive"),
         On::Bochs if args.boot != Boot::Direct => only_qemu("--boot"),
         On::Bochs if args.bare => only_qemu("--bare"),
         _ => Ok(()),
@@ -88,7 +90,11 @@ pub(crate) fn machine(
     (cpu, on): (Cpu, On),
     from: &Path,
 ) -> Result<Machine> {
-    let default = if args.gdb { DEBUGGER_TIMEOUT_S } else { TIMEOUT_S };
+    let default = match (args.gdb, args.interactive) {
+        (true, _) => DEBUGGER_TIMEOUT_S,
+        (_, true) => INTERACTIVE_TIMEOUT_S,
+        _ => TIMEOUT_S,
+    };
     let timeout_s = args.timeout.unwrap_or(default);
     let options = Options {
         timeout_s,
@@ -107,6 +113,7 @@ pub(crate) fn machine(
         boot: args.boot,
         icount: args.icount,
         gdb: args.gdb,
+        interactive: args.interactive,
         bare: args.bare,
         memory_mib,
         image: image(&options),

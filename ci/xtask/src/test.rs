@@ -171,6 +171,7 @@ fn arguments(cell: &Cell) -> RunArgs {
         timeout: Some(run.timeout),
         json: None,
         gdb: false,
+        interactive: false,
         bare: false,
     }
 }

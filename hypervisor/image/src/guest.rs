@@ -5,12 +5,14 @@ use alloc::vec::Vec;
 use anchorite_abi::Options;
 use anchorite_addr::{Gfn, Gpa, PAGE_BYTES};
 use anchorite_loader::{self as loader, Entry, Guest, Kind, MemoryRange, OutsideRam, RangeKind};
+use anchorite_platform::clock;
 use anchorite_platform::host::HermitHost;
 use anchorite_platform::memory::{GuestRam, ShadowMachine, modules};
 use anchorite_shadow::{AnyMmu, Config, PolicyKind};
 use anchorite_vcpu::{DescriptorTable, Gpr, Vcpu};
 use anchorite_vmm::cpuid::Cpuid;
 use anchorite_vmm::cpuid::policy::Register;
+use anchorite_vmm::devices;
 use anchorite_vmm::host::Host;
 use anchorite_vmm::machine::Machine;
 use anchorite_vmm::memory::{AccessError, GuestMemory, Memslot, SlotId};
@@ -60,6 +62,16 @@ pub(crate) fn load<'a, B: Vcpu, T: Translation>(
     }
     machine.start(&start_state(&loaded.entry))?;
     Ok(())
+}
+
+/// The devices that `options` ask for, on a machine with `ram`.
+pub(crate) fn devices(options: &Options<'_>, ram: &GuestRam) -> devices::Config {
+    let since_start = clock::now() / clock::ticks_per_second();
+    let cmos = devices::cmos::Config {
+        unix_time: clock::unix_time().saturating_sub(since_start),
+        ram_bytes: ram.bytes().min(DEVICE_HOLE),
+    };
+    devices::Config { set: options.devices, cmos, ..devices::Config::default() }
 }
 
 /// The engine as `options` want it, on `memory`.

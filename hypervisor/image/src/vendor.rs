@@ -11,7 +11,6 @@ use anchorite_platform::memory::{Frames, GuestRam, Memory, ShadowMachine};
 use anchorite_shadow::AnyMmu;
 use anchorite_svm::{Npt, SvmCpu, SvmVcpu};
 use anchorite_vcpu::{Capabilities, NestedFormat, Unavailable, Vcpu};
-use anchorite_vmm::devices;
 use anchorite_vmm::machine::{Config, Machine};
 use anchorite_vmm::translation::{Combined, Nested, Translation};
 use anchorite_vmx::{Ept, VmxCpu, VmxVcpu};
@@ -86,12 +85,11 @@ fn run_with<B: Vcpu, T: Translation>(
     boot: &Boot,
     host: HermitHost,
 ) -> u8 {
-    let devices = devices::Config { set: options.devices, ..devices::Config::default() };
     let config = Config {
         limit_seconds: options.timeout_s,
         reset_passes: options.reset_passes,
         zaps_per_second: options.zap_rate,
-        devices,
+        devices: guest::devices(options, ram),
     };
     let mut machine = Machine::new(vcpu, translation, ram.clone(), host, config);
     if let Err(failure) = guest::load(&mut machine, ram, options) {

@@ -94,6 +94,7 @@ fn arguments(args: &BenchArgs) -> RunArgs {
         timeout: Some(TIMEOUT_S),
         json: None,
         gdb: false,
+        interactive: false,
         bare: args.bare,
     }
 }

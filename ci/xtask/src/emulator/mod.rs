@@ -17,6 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use console::Console;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 pub(crate) use tsc::megahertz as tsc_megahertz;
 
 use crate::cmdline::Module;
@@ -70,6 +71,8 @@ pub(crate) struct Machine {
     pub(crate) boot: Boot,
     pub(crate) icount: bool,
     pub(crate) gdb: bool,
+    /// What is typed here goes to the serial line.
+    pub(crate) interactive: bool,
     /// Without the image: the guest alone on the emulated machine.
     pub(crate) bare: bool,
     /// Memory of the whole machine, the image's own included.
@@ -126,7 +129,12 @@ pub(crate) fn run(
         On::Bochs => bochs::prepare(machine)?,
     };
     announce(&shown(&session.command));
-    let mut running = Running::start(&mut tied_to_us(&session.command, session.stdio()?))?;
+    let mut stdio = session.stdio()?;
+    let _terminal = machine.interactive.then(Terminal::keep);
+    if machine.interactive {
+        stdio[0] = Stdio::inherit();
+    }
+    let mut running = Running::start(&mut tied_to_us(&session.command, stdio))?;
     let listener = session.listen(&mut running)?;
     let (console, ended) = supervise(&mut running, listener, machine, show)?;
     running.kill();
@@ -147,6 +155,24 @@ pub(crate) fn run(
         text: console.text().to_owned(),
         elapsed: started.elapsed(),
     })
+}
+
+/// Our terminal, which an emulator sets to its needs and, when killed, leaves so.
+struct Terminal(Option<Termios>);
+
+impl Terminal {
+    fn keep() -> Self {
+        Self(tcgetattr(std::io::stdin()).ok())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(settings) = &self.0 {
+            // A terminal that has gone needs none.
+            let _ = tcsetattr(std::io::stdin(), OptionalActions::Drain, settings);
+        }
+    }
 }
 
 /// An emulator that is ready to start.

@@ -14,6 +14,9 @@ use crate::verdict::Verdict;
 /// CMPXCHG16B of QEMU 7.2 leaks its operand into RFLAGS, so both are hidden.
 const TCG_CPU: &str = "EPYC,+svm,+npt,-rdrand,-rdseed,-cx16";
 
+/// A clock that follows counted instructions, from a day on that is always the same.
+const RTC: &str = "base=2026-01-01T00:00:00,clock=vm";
+
 /// OVMF with its variables in one file.
 const UEFI: &str = "/usr/share/ovmf/OVMF.fd";
 
@@ -41,9 +44,14 @@ fn arguments(machine: &Machine) -> Vec<String> {
         _ => add(&["-accel", "tcg,thread=single", "-cpu", TCG_CPU]),
     }
     if machine.icount {
-        add(&["-icount", "shift=0,sleep=off", "-rtc", "clock=vm"]);
+        add(&["-icount", "shift=0,sleep=off", "-rtc", RTC]);
     }
-    add(&["-serial", "stdio"]);
+    if machine.interactive {
+        // Ctrl-C goes to the guest, Ctrl-A X ends the emulator.
+        add(&["-chardev", "stdio,id=line,mux=on,signal=off", "-serial", "chardev:line"]);
+    } else {
+        add(&["-serial", "stdio"]);
+    }
     add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
     if machine.gdb {
         add(&["-s", "-S"]);
@@ -156,7 +164,19 @@ mod tests {
         let mut machine = machine();
         machine.icount = true;
         let line = arguments(&machine).join(" ");
-        assert!(line.contains("-icount shift=0,sleep=off -rtc clock=vm"), "{line}");
+        assert!(
+            line.contains("-icount shift=0,sleep=off -rtc base=2026-01-01T00:00:00,clock=vm"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn an_interactive_run_leaves_control_characters_to_the_guest() {
+        let mut machine = machine();
+        machine.interactive = true;
+        let line = arguments(&machine).join(" ");
+        assert!(line.contains("-chardev stdio,id=line,mux=on,signal=off -serial chardev:line"));
+        assert!(!line.contains("-serial stdio"), "{line}");
     }
 
     #[test]

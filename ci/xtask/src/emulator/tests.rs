@@ -8,6 +8,7 @@ pub(super) fn machine() -> Machine {
         boot: Boot::Direct,
         icount: false,
         gdb: false,
+        interactive: false,
         bare: false,
         memory_mib: 128,
         image: Module {

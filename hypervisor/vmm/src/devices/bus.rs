@@ -1,11 +1,12 @@
 //! Which device answers a port or an address, and what that means to the host.
 
-use super::cmos::Cmos;
-use super::i8042::{I8042, ResetLine};
-use super::irq::{Interrupts, TIMER_IRQ, UART_IRQ};
+use super::cmos::{self, Cmos};
+use super::i8042::I8042;
+use super::irq::{Interrupts, line};
 use super::mmio_test::MmioTest;
 use super::pit::Pit;
 use super::post::PostCodes;
+use super::reset::{ResetLine, ResetPorts};
 use super::time::Now;
 use super::uart::Uart;
 use super::unknown::{UnknownPorts, all_ones};
@@ -38,6 +39,8 @@ pub enum Effect {
     RaiseNmi,
     /// The guest pulled its processor's reset line.
     Reset,
+    /// The guest switched the machine off.
+    PowerOff,
 }
 
 impl Effect {
@@ -53,13 +56,19 @@ impl Effect {
 pub struct Config {
     /// How much of a PC there is. The ports of the guest protocol are always there.
     pub set: DeviceSet,
+    /// What the real-time clock and the CMOS memory tell.
+    pub cmos: cmos::Config,
     /// Where the test device of [`mmio`] lies; `None` leaves it out.
     pub mmio_test: Option<GpaPage>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { set: DeviceSet::default(), mmio_test: GpaPage::new(Gpa::new(mmio::DEVICE)) }
+        Self {
+            set: DeviceSet::default(),
+            cmos: cmos::Config::default(),
+            mmio_test: GpaPage::new(Gpa::new(mmio::DEVICE)),
+        }
     }
 }
 
@@ -71,6 +80,8 @@ pub struct Devices {
     pub interrupts: Interrupts,
     /// The TSC at which [`advance`](Self::advance) has something to do.
     deadline: u64,
+    /// The same of the real-time clock alone, which is dear to compute.
+    cmos_deadline: Option<u64>,
     /// The serial line.
     pub uart: Uart,
     /// POST codes written so far.
@@ -82,6 +93,7 @@ pub struct Devices {
     pit: Pit,
     cmos: Cmos,
     i8042: I8042,
+    reset: ResetPorts,
     mmio_test: MmioTest,
 }
 
@@ -96,17 +108,19 @@ impl Devices {
     pub fn new(config: Config) -> Self {
         // The timer's output is high until a guest programs it.
         let mut interrupts = Interrupts::default();
-        interrupts.set_line(TIMER_IRQ, true);
+        interrupts.set_line(line::TIMER, true);
         Self {
             config,
             interrupts,
             deadline: u64::MAX,
+            cmos_deadline: None,
             uart: Uart::default(),
             post: PostCodes::default(),
             unknown: UnknownPorts::default(),
             vga: Vga::default(),
             pit: Pit::default(),
-            cmos: Cmos::default(),
+            cmos: if config.set >= DeviceSet::L3 { Cmos::new(config.cmos) } else { Cmos::flat() },
+            reset: ResetPorts::default(),
             i8042: I8042::default(),
             mmio_test: MmioTest::default(),
         }
@@ -167,8 +181,12 @@ impl Devices {
     /// Lets time pass: raises interrupts that have become due.
     pub fn advance(&mut self, now: Now) {
         if self.pit.advance(now) {
-            self.interrupts.set_line(TIMER_IRQ, false);
-            self.interrupts.set_line(TIMER_IRQ, true);
+            self.interrupts.set_line(line::TIMER, false);
+            self.interrupts.set_line(line::TIMER, true);
+        }
+        if self.cmos_deadline.is_some_and(|tsc| now.tsc >= tsc) {
+            self.cmos.advance(now);
+            self.update_cmos(now);
         }
         self.uart.advance(now);
         self.update_uart();
@@ -189,9 +207,19 @@ impl Devices {
             0x40 | 0x43 if self.has(DeviceSet::L2) => self.pit.read(port as u8 & 3, now),
             0x41 | 0x42 if self.has(DeviceSet::L3) => self.pit.read(port as u8 & 3, now),
             0x61 if self.has(DeviceSet::L3) => self.pit.read_port_b(now),
-            0x60 if self.has(DeviceSet::L3) => self.i8042.read_data(),
+            0x60 if self.has(DeviceSet::L3) => {
+                let value = self.i8042.read_data();
+                self.update_i8042();
+                value
+            }
+            0x92 if self.has(DeviceSet::L3) => self.reset.read_port_a(),
+            0xcf9 if self.has(DeviceSet::L3) => self.reset.read_control(),
             0x64 if self.has(DeviceSet::L3) => self.i8042.status(),
-            0x71 => self.cmos.read(),
+            0x71 => {
+                let value = self.cmos.read(now);
+                self.update_cmos(now);
+                value
+            }
             port::POST => self.post.latest(),
             port::DEBUG_CONSOLE => port::DEBUG_CONSOLE as u8,
             0x3cc => self.vga.misc(),
@@ -217,12 +245,16 @@ impl Devices {
             0x40 | 0x43 if self.has(DeviceSet::L2) => self.write_pit(port, value, now),
             0x41 | 0x42 if self.has(DeviceSet::L3) => self.write_pit(port, value, now),
             0x61 if self.has(DeviceSet::L3) => self.pit.write_port_b(value, now),
-            0x60 if self.has(DeviceSet::L3) => return reset_effect(self.i8042.write_data(value)),
-            0x64 if self.has(DeviceSet::L3) => {
-                return reset_effect(self.i8042.write_command(value));
+            0x60 | 0x64 if self.has(DeviceSet::L3) => return self.write_i8042(port, value),
+            0x92 if self.has(DeviceSet::L3) => return reset_effect(self.reset.write_port_a(value)),
+            0xcf9 if self.has(DeviceSet::L3) => {
+                return reset_effect(self.reset.write_control(value));
             }
             0x70 => self.cmos.select(value),
-            0x71 => self.cmos.write(value),
+            0x71 => {
+                self.cmos.write(value, now);
+                self.update_cmos(now);
+            }
             0x3c2 => self.vga.set_misc(value),
             0x3d4 => self.vga.select(value),
             0x3d5 => self.vga.write_crtc(value),
@@ -255,25 +287,46 @@ impl Devices {
     /// for an instant, and the edge of its becoming empty again is an interrupt.
     fn write_uart(&mut self, port: u16, value: u8, now: Now) -> Effect {
         self.uart.write(port as u8 & 7, value, now);
-        self.interrupts.set_line(UART_IRQ, self.uart.interrupt());
+        self.interrupts.set_line(line::UART, self.uart.interrupt());
         let sent = self.uart.transmit(now);
         self.update_uart();
         sent.map_or(Effect::None, Effect::Serial)
     }
 
     fn update_uart(&mut self) {
-        self.interrupts.set_line(UART_IRQ, self.uart.interrupt());
+        self.interrupts.set_line(line::UART, self.uart.interrupt());
         self.update_deadline();
     }
 
     fn write_pit(&mut self, port: u16, value: u8, now: Now) {
         self.pit.write(port as u8 & 3, value, now);
-        self.interrupts.set_line(TIMER_IRQ, self.pit.timer_output(now));
+        self.interrupts.set_line(line::TIMER, self.pit.timer_output(now));
+        self.update_deadline();
+    }
+
+    fn write_i8042(&mut self, port: u16, value: u8) -> Effect {
+        let line = match port {
+            0x60 => self.i8042.write_data(value),
+            _ => self.i8042.write_command(value),
+        };
+        self.update_i8042();
+        reset_effect(line)
+    }
+
+    fn update_i8042(&mut self) {
+        let (keyboard, mouse) = self.i8042.interrupts();
+        self.interrupts.set_line(line::KEYBOARD, keyboard);
+        self.interrupts.set_line(line::MOUSE, mouse);
+    }
+
+    fn update_cmos(&mut self, now: Now) {
+        self.interrupts.set_line(line::CLOCK, self.cmos.interrupt());
+        self.cmos_deadline = self.cmos.deadline(now);
         self.update_deadline();
     }
 
     fn update_deadline(&mut self) {
-        let deadlines = [self.uart.deadline(), self.pit.deadline()];
+        let deadlines = [self.uart.deadline(), self.pit.deadline(), self.cmos_deadline];
         self.deadline = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
     }
 
@@ -301,6 +354,7 @@ const fn is_byte_wide(port: u16) -> bool {
             | 0x60..=0x64
             | 0x70..=0x71
             | port::POST
+            | 0x92
             | port::DEBUG_CONSOLE
             | 0x3c0..=0x3df
             | port::BENCH_NOP..=port::RAISE_NMI

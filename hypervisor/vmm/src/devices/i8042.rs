@@ -1,8 +1,13 @@
 //! The keyboard controller (ports 0x60, 0x64) with nothing plugged in.
 //!
 //! It answers the commands that firmware and kernels use to find out that there is
-//! no keyboard, and it has the line that resets the machine. It raises no
-//! interrupt: a polled guest needs none.
+//! no keyboard, and it has the line that resets the machine. A byte to be read raises
+//! IRQ 1, or IRQ 12 where it is the mouse's, if the configuration byte says so.
+//!
+//! Source: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary
+//! Device Controller", 1988.
+
+use super::reset::ResetLine;
 
 /// Status bit 0: a byte waits in the output buffer.
 const OUTPUT_FULL: u8 = 1 << 0;
@@ -12,6 +17,8 @@ const SYSTEM_FLAG: u8 = 1 << 2;
 const COMMAND: u8 = 1 << 3;
 /// Status bit 4: the keyboard is not locked.
 const NOT_LOCKED: u8 = 1 << 4;
+/// Status bit 5: that byte is the mouse's.
+const OF_MOUSE: u8 = 1 << 5;
 /// Status bit 6: a device did not answer in time.
 const TIMEOUT: u8 = 1 << 6;
 /// What the controller puts into the output buffer when a device does not answer.
@@ -20,8 +27,11 @@ const NO_ANSWER: u8 = 0xfe;
 const RESET_LINE: u8 = 1 << 0;
 /// Output port bit 1: address line 20 is let through.
 const A20: u8 = 1 << 1;
-/// Configuration bits 4 and 5: clocks of keyboard and mouse are off; 2: system flag.
+/// Configuration bits 4 and 5: clocks of keyboard and mouse are off.
 const CLOCKS_OFF: u8 = 3 << 4;
+/// Configuration bits 0 and 1: interrupts of keyboard and mouse.
+const KEYBOARD_INTERRUPT: u8 = 1 << 0;
+const MOUSE_INTERRUPT: u8 = 1 << 1;
 
 /// Which register the next data byte goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +39,10 @@ enum Target {
     Keyboard,
     Configuration,
     OutputPort,
-    /// The output buffer, as if a device had sent it.
+    /// The output buffer, as if the keyboard had sent it.
     OutputBuffer,
+    /// The same for the mouse.
+    MouseBuffer,
     Mouse,
 }
 
@@ -43,16 +55,6 @@ pub struct I8042 {
     configuration: u8,
     output_port: u8,
     target: Target,
-}
-
-/// Whether a write pulled the processor's reset line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum ResetLine {
-    /// It stays high.
-    Idle,
-    /// The machine is to be reset.
-    Pulled,
 }
 
 impl Default for I8042 {
@@ -73,9 +75,19 @@ impl I8042 {
         if self.output.is_some() { self.flags | OUTPUT_FULL } else { self.flags }
     }
 
+    /// The levels of IRQ 1 and IRQ 12.
+    pub const fn interrupts(&self) -> (bool, bool) {
+        let waits = self.output.is_some();
+        let mouse = self.flags & OF_MOUSE != 0;
+        (
+            waits && !mouse && self.configuration & KEYBOARD_INTERRUPT != 0,
+            waits && mouse && self.configuration & MOUSE_INTERRUPT != 0,
+        )
+    }
+
     /// Port 0x60: takes the byte in the output buffer; 0 where there is none.
     pub const fn read_data(&mut self) -> u8 {
-        self.flags &= !TIMEOUT;
+        self.flags &= !(TIMEOUT | OF_MOUSE);
         match self.output.take() {
             Some(byte) => byte,
             None => 0,
@@ -91,8 +103,16 @@ impl I8042 {
         match target {
             Target::Configuration => self.configuration = value & 0x7f,
             Target::OutputPort => return self.set_output_port(value),
-            Target::OutputBuffer => self.output = Some(value),
-            Target::Keyboard | Target::Mouse => self.no_answer(),
+            Target::OutputBuffer => self.answer(value),
+            Target::Keyboard => self.no_answer(),
+            Target::MouseBuffer | Target::Mouse => {
+                if matches!(target, Target::Mouse) {
+                    self.no_answer();
+                } else {
+                    self.answer(value);
+                }
+                self.flags |= OF_MOUSE;
+            }
         }
         ResetLine::Idle
     }
@@ -103,18 +123,19 @@ impl I8042 {
         self.target = Target::Keyboard;
 
         match command {
-            0x20 => self.output = Some(self.configuration),
+            0x20 => self.answer(self.configuration),
             0x60 => self.target = Target::Configuration,
             0xa7 => self.configuration |= 1 << 5,
             0xa8 => self.configuration &= !(1 << 5),
             0xaa => self.self_test(),
             // Interface tests of mouse and keyboard: no line is stuck.
-            0xa9 | 0xab => self.output = Some(0),
+            0xa9 | 0xab => self.answer(0),
             0xad => self.configuration |= 1 << 4,
             0xae => self.configuration &= !(1 << 4),
-            0xd0 => self.output = Some(self.output_port),
+            0xd0 => self.answer(self.output_port),
             0xd1 => self.target = Target::OutputPort,
-            0xd2 | 0xd3 => self.target = Target::OutputBuffer,
+            0xd2 => self.target = Target::OutputBuffer,
+            0xd3 => self.target = Target::MouseBuffer,
             0xd4 => self.target = Target::Mouse,
             // Commands 0xf0–0xff pulse the output port's low lines whose bit is 0.
             0xf0..=0xff if command & RESET_LINE == 0 => return ResetLine::Pulled,
@@ -124,12 +145,17 @@ impl I8042 {
     }
 
     const fn self_test(&mut self) {
-        self.output = Some(0x55);
+        self.answer(0x55);
         self.flags |= SYSTEM_FLAG;
     }
 
+    const fn answer(&mut self, byte: u8) {
+        self.output = Some(byte);
+        self.flags &= !(OF_MOUSE | TIMEOUT);
+    }
+
     const fn no_answer(&mut self) {
-        self.output = Some(NO_ANSWER);
+        self.answer(NO_ANSWER);
         self.flags |= TIMEOUT;
     }
 
@@ -161,6 +187,25 @@ mod tests {
         assert_ne!(controller.status() & TIMEOUT, 0);
         assert_eq!(controller.read_data(), NO_ANSWER);
         assert_eq!(controller.status() & (TIMEOUT | OUTPUT_FULL), 0);
+    }
+
+    #[test]
+    fn a_byte_interrupts_until_it_is_read_if_the_configuration_says_so() {
+        let mut controller = I8042::default();
+        let put = |controller: &mut I8042, command, value| {
+            let _ = controller.write_command(command);
+            let _ = controller.write_data(value);
+            controller.interrupts()
+        };
+        assert_eq!(put(&mut controller, 0xd2, 1), (false, false));
+        assert_eq!(put(&mut controller, 0x60, 3), (true, false));
+        assert_eq!(controller.read_data(), 1);
+        assert_eq!(controller.interrupts(), (false, false));
+        assert_eq!(put(&mut controller, 0xd3, 0x5a), (false, true));
+        assert_ne!(controller.status() & OF_MOUSE, 0);
+        assert_eq!(controller.read_data(), 0x5a);
+        assert_eq!(put(&mut controller, 0xd4, 0xf2), (false, true));
+        assert_ne!(controller.status() & TIMEOUT, 0, "there is no mouse either");
     }
 
     #[test]

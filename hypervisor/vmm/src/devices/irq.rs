@@ -9,10 +9,19 @@
 use super::pic::Pic;
 use anchorite_vcpu::Vector;
 
-/// IRQ line of timer channel 0.
-pub const TIMER_IRQ: u8 = 0;
-/// IRQ line of the first serial port.
-pub const UART_IRQ: u8 = 4;
+/// The lines of a PC, by their IRQ.
+pub mod line {
+    /// Timer channel 0.
+    pub const TIMER: u8 = 0;
+    /// Keyboard.
+    pub const KEYBOARD: u8 = 1;
+    /// First serial line.
+    pub const UART: u8 = 4;
+    /// Real-time clock.
+    pub const CLOCK: u8 = 8;
+    /// Mouse.
+    pub const MOUSE: u8 = 12;
+}
 
 /// Lines, controllers and the queue in front of the vCPU.
 #[derive(Clone, Debug, Default)]
@@ -169,10 +178,10 @@ mod tests {
     #[test]
     fn a_line_interrupts_through_the_controller_only_once_it_is_programmed() {
         let mut interrupts = Interrupts::default();
-        interrupts.set_line(UART_IRQ, true);
+        interrupts.set_line(line::UART, true);
         assert!(!interrupts.is_pending());
         let mut interrupts = programmed();
-        interrupts.set_line(UART_IRQ, true);
+        interrupts.set_line(line::UART, true);
         assert!(interrupts.is_pending());
         assert_eq!(interrupts.acknowledge(), Some(Vector(0x24)));
         assert!(!interrupts.is_pending());
@@ -181,7 +190,7 @@ mod tests {
     #[test]
     fn what_waits_in_the_queue_goes_before_the_lines() {
         let mut interrupts = programmed();
-        interrupts.set_line(TIMER_IRQ, true);
+        interrupts.set_line(line::TIMER, true);
         interrupts.raise(Vector(3));
         assert_eq!(interrupts.acknowledge(), Some(Vector(3)));
         assert!(interrupts.is_pending());

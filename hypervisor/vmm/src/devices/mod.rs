@@ -11,8 +11,9 @@
 //! | [`irq`] | lines, controllers, and the queue of vectors before the vCPU | 0x5aa |
 //! | [`pic`] | 8259 interrupt controllers | 0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1 |
 //! | [`pit`] | 8254 timer channels, IRQ 0; port B's gate and output of channel 2 | 0x40–0x43, 0x61 |
-//! | [`cmos`] | CMOS memory with a flat battery | 0x70, 0x71 |
+//! | [`cmos`] | real-time clock, IRQ 8; CMOS memory | 0x70, 0x71 |
 //! | [`i8042`] | keyboard controller without a keyboard; its reset line | 0x60, 0x64 |
+//! | [`reset`] | the other ways to reset | 0x92, 0xcf9 |
 //! | [`vga`] | CRT controller and status of a text-mode VGA | 0x3c2, 0x3cc, 0x3d4, 0x3d5, 0x3da |
 //! | [`post`] | POST codes with their time | 0x80 |
 //! | [`unknown`] | counts of accesses that nothing answers | the rest |
@@ -32,6 +33,7 @@ pub mod mmio_test;
 pub mod pic;
 pub mod pit;
 pub mod post;
+pub mod reset;
 pub mod time;
 pub mod uart;
 pub mod unknown;

@@ -68,6 +68,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             Effect::Bench(command) => return self.bench(command),
             Effect::RaiseNmi => self.events.nmi = true,
             Effect::Reset => return Err(Stop::Reset),
+            Effect::PowerOff => return Err(Stop::PowerOff),
         }
         Ok(())
     }

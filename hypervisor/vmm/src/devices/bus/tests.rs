@@ -93,9 +93,11 @@ fn a_word_to_an_index_register_also_writes_its_data() {
 }
 
 #[test]
-fn the_keyboard_controller_resets_the_machine() {
+fn each_of_three_ports_resets_the_machine() {
     let mut devices = Devices::default();
-    assert_eq!(devices.write(0x64, 1, 0xfe, NOW), Effect::Reset);
+    for (port, value) in [(0x64, 0xfe), (0x92, 0x01), (0xcf9, 0x06)] {
+        assert_eq!(devices.write(port, 1, value, NOW), Effect::Reset, "port {port:#x}");
+    }
 }
 
 #[test]
@@ -132,9 +134,9 @@ fn no_access_panics_whatever_port_size_and_value() {
 
 #[test]
 fn no_sequence_of_accesses_panics_or_breaks_the_interrupt_queue() {
-    const PORTS: [u16; 19] = [
-        0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x40, 0x41, 0x42, 0x43, 0x60, 0x61, 0x64, 0x70, 0x71, 0x4d1,
-        0x3d4, 0x3d5, 0x5aa, 0x3da,
+    const PORTS: [u16; 21] = [
+        0x92, 0xcf9, 0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x40, 0x41, 0x42, 0x43, 0x60, 0x61, 0x64, 0x70,
+        0x71, 0x4d1, 0x3d4, 0x3d5, 0x5aa, 0x3da,
     ];
     let mut devices = Devices::default();
     let (mut state, mut tsc) = (0x1234_5678_9abc_def1_u64, 0_u64);
@@ -191,7 +193,7 @@ fn a_device_set_has_what_the_one_before_it_has_and_more() {
         (DeviceSet::L0, &[0x3f8, 0x71, 0xe9, 0x3da][..]),
         (DeviceSet::L1, &[0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1]),
         (DeviceSet::L2, &[0x40, 0x43]),
-        (DeviceSet::L3, &[0x41, 0x42, 0x60, 0x61, 0x64]),
+        (DeviceSet::L3, &[0x41, 0x42, 0x60, 0x61, 0x64, 0x92, 0xcf9]),
     ] {
         for set in DeviceSet::ALL {
             let there = ports.iter().map(|&port| reads(set, port));
