@@ -47,9 +47,9 @@ pub(crate) struct GuestArgs {
     /// How guest memory is translated
     #[arg(long, value_enum, default_value_t)]
     pub(crate) mmu: Mmu,
-    /// Guest memory
-    #[arg(long, value_name = "MiB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
-    pub(crate) mem: u32,
+    /// Guest memory [default: 64, or what a packaged guest needs]
+    #[arg(long, value_name = "MiB", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub(crate) mem: Option<u32>,
     /// The guest's command line
     #[arg(long, value_name = "TEXT")]
     pub(crate) append: Option<String>,

@@ -31,7 +31,9 @@ impl Mmu {
 
 /// What devices the guest finds; [`anchorite_abi::DeviceSet`] as a value of the command line and
 /// of the matrix.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum DeviceSet {
     /// A polled serial line

@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::cmdline::DeviceSet;
+use crate::debian::{self, Archive};
 use crate::error::{Error, Result};
 use crate::freestanding;
-use crate::matrix::{Matrix, Packaged};
-use crate::setup;
+use crate::matrix::{Matrix, Packaged, small};
 use crate::workspace::{OUT, Workspace};
 
 /// What to run.
@@ -59,11 +60,28 @@ impl Guest {
     }
 
     /// The guest's own command line where the caller gives none.
-    pub(crate) fn default_arguments(&self) -> &str {
+    pub(crate) fn default_arguments(&self, devices: DeviceSet) -> &str {
         match self {
-            Self::Packaged(packaged) => &packaged.append,
+            Self::Packaged(packaged) => {
+                packaged.append_on.get(&devices).unwrap_or(&packaged.append)
+            }
             _ => "",
         }
+    }
+
+    /// Its memory in MiB where the caller gives none.
+    pub(crate) fn default_memory(&self) -> u32 {
+        match self {
+            Self::Packaged(packaged) => packaged.mem,
+            _ => small(),
+        }
+    }
+
+    /// The modules that it comes with, made first.
+    pub(crate) fn modules(&self) -> Result<Vec<PathBuf>> {
+        let Self::Packaged(packaged) = self else { return Ok(Vec::new()) };
+        let initramfs = packaged.initramfs.iter();
+        initramfs.map(|initramfs| initramfs.build(&packaged.name, &packaged.architecture)).collect()
     }
 
     /// The kernel file, fetched first if it comes from a package that has not been unpacked yet.
@@ -78,16 +96,8 @@ impl Guest {
 
 /// Packages are unpacked below `out`, never installed.
 fn fetched(packaged: &Packaged) -> Result<PathBuf> {
-    let folder = Path::new(OUT).join("packages").join(&packaged.debian);
-    let file = folder.join(&packaged.path);
-    if !file.is_file() {
-        setup::fetch_unpacked(&packaged.debian, &folder)?;
-    }
-    if !file.is_file() {
-        let what = format!("Debian package {} has no file {}", packaged.debian, packaged.path);
-        return Err(Error::malformed("ci/matrix.toml", what));
-    }
-    Ok(file)
+    let archive = Archive::of(&packaged.architecture)?;
+    debian::matching(&archive.unpacked(&packaged.debian, packaged.follow)?, &packaged.path)
 }
 
 /// QEMU ends a module's name at the first blank, so a file with one is run from a copy.

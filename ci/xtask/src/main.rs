@@ -5,6 +5,7 @@
 //! | `setup` | [`setup`]: installs what is missing, from `ci/packages` |
 //! | `build`, `image` | [`freestanding`], [`iso`] |
 //! | `run` | [`run`] on [`emulator`], told by [`cmdline`], ended by a [`verdict`] |
+//! | | packaged guests: [`guest`], from [`debian`], with an [`initramfs`] |
 //! | `test` | [`mod@test`]: the host's tests, then [`matrix`] |
 //! | `bench` | [`mod@bench`]: instruction counts against `ci/baselines` |
 //! | `lint` | [`lint`] |
@@ -13,10 +14,13 @@
 mod bench;
 mod cli;
 mod cmdline;
+mod cpio;
+mod debian;
 mod emulator;
 mod error;
 mod freestanding;
 mod guest;
+mod initramfs;
 mod iso;
 mod lint;
 mod matrix;

@@ -1,5 +1,6 @@
 //! `ci/matrix.toml`: which guest is run how, and what must come of it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 
@@ -8,6 +9,7 @@ use serde::Deserialize;
 use crate::cmdline::{DeviceSet, Mmu, ResetIs};
 use crate::emulator::{Boot, Cpu, On, choose};
 use crate::error::{Error, Result};
+use crate::initramfs::Initramfs;
 use crate::verdict::may_be_expected;
 
 const FILE: &str = "ci/matrix.toml";
@@ -76,11 +78,34 @@ pub(crate) struct Packaged {
     pub(crate) name: String,
     /// The package.
     pub(crate) debian: String,
-    /// The kernel file inside it.
+    /// The package only names another that has the files, in its latest version.
+    #[serde(default)]
+    pub(crate) follow: bool,
+    /// Debian's name of the architecture whose package it is.
+    #[serde(default = "amd64")]
+    pub(crate) architecture: String,
+    /// The kernel file inside it; its last part may hold one `*`.
     pub(crate) path: String,
-    /// The guest's command line where none is given.
+    /// The guest's command line where none is given,
     #[serde(default)]
     pub(crate) append: String,
+    /// and instead of it on sets of devices that want another.
+    #[serde(default)]
+    pub(crate) append_on: BTreeMap<DeviceSet, String>,
+    /// Its memory in MiB where none is given.
+    #[serde(default = "small")]
+    pub(crate) mem: u32,
+    /// The first file system of a Linux kernel.
+    pub(crate) initramfs: Option<Initramfs>,
+}
+
+fn amd64() -> String {
+    "amd64".into()
+}
+
+/// The memory of a guest that needs no more.
+pub(crate) const fn small() -> u32 {
+    64
 }
 
 /// One cell of the matrix: a run with everything settled.

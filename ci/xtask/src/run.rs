@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anchorite_abi::Options;
+use anchorite_abi::{Options, TSC_KHZ_WORD};
 
 use crate::cli::{GuestArgs, ImageArgs, RunArgs};
 use crate::cmdline::{Module, ResetIs};
@@ -103,9 +103,12 @@ pub(crate) fn machine(
         zeroed: on == On::Qemu && args.boot == Boot::Direct,
         counted: args.icount && on == On::Qemu,
         tsc_mhz: emulator::tsc_megahertz(on, args.icount),
-        ..options(&args.guest)
+        ..options(&args.guest, guest)
     };
-    let modules = modules(&args.guest, guest, from)?;
+    let mut modules = modules(&args.guest, guest, from)?;
+    if let Some(guest) = modules.first_mut().filter(|_| args.bare) {
+        tell_rate(guest, options.tsc_mhz)?;
+    }
     let memory_mib = args.machine_mem.unwrap_or_else(|| machine_memory(args, &options, &modules));
     Ok(Machine {
         cpu,
@@ -123,10 +126,10 @@ pub(crate) fn machine(
     })
 }
 
-fn options(args: &GuestArgs) -> Options<'_> {
+fn options<'a>(args: &'a GuestArgs, guest: &Guest) -> Options<'a> {
     Options {
         mmu: args.mmu.of_image(),
-        mem_mib: args.mem,
+        mem_mib: memory(args, guest),
         zap: args.zap.as_deref(),
         shadow_pages: args.shadow_pages,
         zap_rate: args.zap_rate,
@@ -135,6 +138,11 @@ fn options(args: &GuestArgs) -> Options<'_> {
         reset_passes: args.reset_is == ResetIs::Pass,
         ..Options::default()
     }
+}
+
+/// The guest's memory in MiB.
+fn memory(args: &GuestArgs, guest: &Guest) -> u32 {
+    args.mem.unwrap_or_else(|| guest.default_memory())
 }
 
 fn image(options: &Options<'_>) -> Module {
@@ -152,10 +160,13 @@ fn machine_memory(args: &RunArgs, options: &Options<'_>, modules: &[Module]) -> 
     if args.boot == Boot::Uefi { memory.max(UEFI_MIB) } else { memory }
 }
 
-/// The guest first, then its modules.
+/// The guest first, then its modules: those it comes with, or the given ones in their place.
 fn modules(args: &GuestArgs, guest: &Guest, from: &Path) -> Result<Vec<Module>> {
-    let arguments = args.append.as_deref().unwrap_or(guest.default_arguments());
+    let arguments = args.append.as_deref().unwrap_or(guest.default_arguments(args.devices));
     let mut modules = vec![module(&guest.file()?, arguments)];
+    if args.module.is_empty() {
+        modules.extend(guest.modules()?.iter().map(|path| module(path, "")));
+    }
     for path in &args.module {
         let path = from.join(path);
         if !path.is_file() {
@@ -164,6 +175,19 @@ fn modules(args: &GuestArgs, guest: &Guest, from: &Path) -> Result<Vec<Module>> 
         modules.push(module(&without_blanks(&path)?, ""));
     }
     Ok(modules)
+}
+
+/// Does for a guest that runs alone what the image would do: puts the counter's rate into its
+/// command line.
+fn tell_rate(guest: &mut Module, tsc_mhz: Option<u16>) -> Result<()> {
+    if !guest.arguments.contains(TSC_KHZ_WORD) {
+        return Ok(());
+    }
+    let mhz = tsc_mhz.ok_or_else(|| {
+        Error::refused(TSC_KHZ_WORD, "this host does not tell its counter's rate; add --icount")
+    })?;
+    guest.arguments = guest.arguments.replace(TSC_KHZ_WORD, &(u32::from(mhz) * 1000).to_string());
+    Ok(())
 }
 
 fn module(path: &Path, arguments: &str) -> Module {
@@ -237,7 +261,7 @@ pub(crate) fn write_image(workspace: &Workspace, args: &ImageArgs, from: &Path) 
     build(workspace, &guest, false)?;
     let iso = Path::new(OUT).join("anchorite.iso");
     let modules = modules(&args.guest, &guest, from)?;
-    iso::write(&iso, &image(&options(&args.guest)), &modules)?;
+    iso::write(&iso, &image(&options(&args.guest, &guest)), &modules)?;
     println!("{}", iso.display());
     Ok(())
 }

@@ -128,19 +128,6 @@ fn wanted(need: Need) -> impl Iterator<Item = Package> {
     packages.filter(move |package| !nightly || matches!(package.proof, Proof::Program(_)))
 }
 
-/// Downloads a package and unpacks it, without installing, into `folder`.
-pub(crate) fn fetch_unpacked(package: &str, folder: &Path) -> Result<()> {
-    let package =
-        Package { name: package.into(), version: None, proof: Proof::Unpacked(PathBuf::new()) };
-    let packages = [package];
-    let apt = Apt::new(&packages, &[])?;
-    if candidate(&packages[0].name).is_none() {
-        apt.update();
-    }
-    apt.announce(&packages, &format!("unpacked into {}", folder.display()))?;
-    apt.unpack(&packages, folder)
-}
-
 /// The right to change the machine's packages.
 struct Apt {
     sudo: bool,

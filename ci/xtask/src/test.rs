@@ -153,7 +153,7 @@ fn arguments(cell: &Cell) -> RunArgs {
         guest: GuestArgs {
             guest: run.guest.clone(),
             mmu: cell.mmu,
-            mem: run.mem.unwrap_or(64),
+            mem: run.mem,
             append: run.append.clone(),
             kind: run.kind.clone(),
             devices: run.devices,
@@ -260,6 +260,6 @@ mod tests {
     #[test]
     fn a_cell_becomes_the_run_one_would_type() {
         let args = arguments(&cell("pass", &[]));
-        assert_eq!((args.guest.mmu, args.guest.mem, args.timeout), (Mmu::Nested, 64, Some(5)));
+        assert_eq!((args.guest.mmu, args.guest.mem, args.timeout), (Mmu::Nested, None, Some(5)));
     }
 }

@@ -26,3 +26,6 @@ pub const HYPERCALL_UNKNOWN: u32 = u32::MAX;
 pub const CPUID_SIGNATURE_LEAF: u32 = 0x4000_0000;
 /// The signature in CPUID leaf [`CPUID_SIGNATURE_LEAF`].
 pub const CPUID_SIGNATURE: [u8; 12] = *b"AnchoriteHV\0";
+/// In a guest's command line this stands for the rate of the time stamp counter in kHz, for
+/// kernels that have no timer to measure it by.
+pub const TSC_KHZ_WORD: &str = "%tsc_khz%";

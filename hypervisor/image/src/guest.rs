@@ -1,8 +1,9 @@
 //! Puts the guest into the machine: memory slots, the file, the first registers.
 
 use crate::failure::Failure;
+use alloc::string::ToString;
 use alloc::vec::Vec;
-use anchorite_abi::Options;
+use anchorite_abi::{Options, TSC_KHZ_WORD};
 use anchorite_addr::{Gfn, Gpa, PAGE_BYTES};
 use anchorite_loader::{self as loader, Entry, Guest, Kind, MemoryRange, OutsideRam, RangeKind};
 use anchorite_platform::clock;
@@ -43,11 +44,13 @@ pub(crate) fn load<'a, B: Vcpu, T: Translation>(
             command_line: module.arguments,
         })
         .collect();
+    let khz = machine.host().hertz().get() / 1_000;
+    let command_line = file.arguments.replace(TSC_KHZ_WORD, &khz.to_string());
     let guest = Guest {
         kind: kind(options)?,
         name: file.name,
         bytes: file.bytes,
-        command_line: file.arguments,
+        command_line: &command_line,
         modules: &modules,
     };
 

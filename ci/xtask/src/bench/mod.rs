@@ -76,7 +76,7 @@ fn arguments(args: &BenchArgs) -> RunArgs {
         guest: GuestArgs {
             guest: args.guest.clone(),
             mmu: args.mmu,
-            mem: args.mem,
+            mem: Some(args.mem),
             append: None,
             kind: None,
             devices: DeviceSet::default(),
