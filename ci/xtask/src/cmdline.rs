@@ -9,9 +9,9 @@
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Mmu {
     /// By the processor: NPT or EPT.
-    #[default]
     Nested,
     /// By shadow page tables.
+    #[default]
     Shadow,
 }
 

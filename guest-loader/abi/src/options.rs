@@ -11,9 +11,9 @@ use core::fmt;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mmu {
     /// By the processor: NPT or EPT.
-    #[default]
     Nested,
     /// By shadow page tables.
+    #[default]
     Shadow,
 }
 

@@ -2,7 +2,7 @@
 
 use anchorite_addr::Gva;
 use anchorite_vcpu::{Gpr, Registers, SegmentRegister};
-use anchorite_vmm::emulate::length::{LengthError, PortOperand, Source, StringPort};
+use anchorite_vmm::emulate::length::{LengthError, Place, PortOperand, StringPort};
 use anchorite_vmm::emulate::{CodeSize, MemoryOperand, Operation, instruction_length, intercepted};
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
@@ -107,6 +107,7 @@ fn operands_are_those_of_the_complete_decoder() {
 enum Normal {
     Plain(Operation),
     Lmsw(Gva),
+    Smsw(Gva),
     Invlpg(Gva),
     Invpcid(Gpr, Gva),
 }
@@ -132,7 +133,8 @@ fn address(operand: &MemoryOperand) -> Gva {
 
 fn normal(operation: Operation) -> Normal {
     match operation {
-        Operation::Lmsw(Source::Memory(operand)) => Normal::Lmsw(address(&operand)),
+        Operation::Lmsw(Place::Memory(operand)) => Normal::Lmsw(address(&operand)),
+        Operation::Smsw(Place::Memory(operand), _) => Normal::Smsw(address(&operand)),
         Operation::Invlpg(operand) => Normal::Invlpg(address(&operand)),
         Operation::Invpcid(register, operand) => Normal::Invpcid(register, address(&operand)),
         plain => Normal::Plain(plain),
@@ -157,7 +159,15 @@ fn operation(full: &Instruction, code: CodeSize) -> Normal {
         Mnemonic::Lmsw if full.op0_kind() == OpKind::Memory => {
             return Normal::Lmsw(full_address(full, code));
         }
-        Mnemonic::Lmsw => Operation::Lmsw(Source::Register(gpr(full.op0_register()))),
+        Mnemonic::Lmsw => Operation::Lmsw(Place::Register(gpr(full.op0_register()))),
+        Mnemonic::Smsw if full.op0_kind() == OpKind::Memory => {
+            return Normal::Smsw(full_address(full, code));
+        }
+        Mnemonic::Smsw => {
+            let register = full.op0_register();
+            let bytes = if register.size() == 2 { 2 } else { 4 };
+            Operation::Smsw(Place::Register(gpr(register)), bytes)
+        }
         Mnemonic::Invlpg => return Normal::Invlpg(full_address(full, code)),
         Mnemonic::Invpcid => {
             return Normal::Invpcid(gpr(full.op0_register()), full_address(full, code));

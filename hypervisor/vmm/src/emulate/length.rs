@@ -59,7 +59,10 @@ pub enum Operation {
     /// CLTS.
     Clts,
     /// LMSW.
-    Lmsw(Source),
+    Lmsw(Place),
+    /// SMSW to a register, of which so many bytes are written (2, or 4 with the upper
+    /// half zeroed), or to 2 bytes of memory.
+    Smsw(Place, u8),
     /// INVLPG of this operand's address.
     Invlpg(MemoryOperand),
     /// INVPCID: the type is in the register, the descriptor in memory.
@@ -104,9 +107,9 @@ pub enum Operation {
     Other,
 }
 
-/// Where a 16-bit source comes from.
+/// Where a 16-bit operand lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum Place {
     /// A general register's low half.
     Register(Gpr),
     /// Memory.

@@ -10,7 +10,7 @@ use super::misc::hidden_instruction;
 use super::msr::{Refused, general_protection};
 use crate::action::{ExitAction, Stop};
 use crate::emulate::Operation;
-use crate::emulate::length::Source;
+use crate::emulate::length::Place;
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::translation::Translation;
@@ -47,8 +47,9 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         if !matches!(exit.number, 0 | 2 | 3 | 4 | 8) {
             return hidden_instruction();
         }
-        let Some(access) = self.complete(exit) else {
-            return ExitAction::Stop(Stop::Emulation { what: "no MOV to a register", gpa: None });
+        let access = match self.complete(exit) {
+            Ok(access) => access,
+            Err(action) => return action,
         };
         let done = match access {
             Complete::Write(from) => {
@@ -61,6 +62,17 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
                 self.write_cr0(cr0 & !Cr0::TS.bits())
             }
             Complete::Lmsw(source) => self.load_status_word(source),
+            Complete::Smsw(Place::Register(to), bytes) => {
+                self.store_status_word(to, bytes);
+                Ok(())
+            }
+            Complete::Smsw(Place::Memory(operand), _) => {
+                let word = self.vcpu.control(ControlRegister::Cr0) as u16;
+                match self.word_operand(&operand, Some(word)) {
+                    Ok(_) => Ok(()),
+                    Err(action) => return action,
+                }
+            }
         };
         match done {
             Ok(()) => self.skip(),
@@ -69,29 +81,34 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     }
 
     /// Finds the operand that the CPU left out by decoding the instruction.
-    fn complete(&mut self, exit: ControlExit) -> Option<Complete> {
+    fn complete(&mut self, exit: ControlExit) -> Result<Complete, ExitAction> {
         match exit.access {
-            ControlAccess::Write(Some(from)) => return Some(Complete::Write(from)),
-            ControlAccess::Read(Some(to)) => return Some(Complete::Read(to)),
-            ControlAccess::Clts => return Some(Complete::Clts),
-            ControlAccess::Lmsw(Some(source)) => return Some(Complete::Lmsw(source)),
+            ControlAccess::Write(Some(from)) => return Ok(Complete::Write(from)),
+            ControlAccess::Read(Some(to)) => return Ok(Complete::Read(to)),
+            ControlAccess::Clts => return Ok(Complete::Clts),
+            ControlAccess::Lmsw(Some(source)) => return Ok(Complete::Lmsw(source)),
             _ => {}
         }
-        match self.decode_intercepted()?.operation {
+        let no_such = Stop::Emulation { what: "no access to a control register", gpa: None };
+        let Some(instruction) = self.decode_intercepted() else {
+            return Err(ExitAction::Stop(no_such));
+        };
+        match instruction.operation {
             Operation::WriteControl { number, from } if number == exit.number => {
-                Some(Complete::Write(from))
+                Ok(Complete::Write(from))
             }
             Operation::ReadControl { number, to } if number == exit.number => {
-                Some(Complete::Read(to))
+                Ok(Complete::Read(to))
             }
-            Operation::Clts => Some(Complete::Clts),
-            Operation::Lmsw(Source::Register(register)) => {
-                Some(Complete::Lmsw(self.vcpu.regs()[register] as u16))
+            Operation::Clts => Ok(Complete::Clts),
+            Operation::Smsw(to, bytes) => Ok(Complete::Smsw(to, bytes)),
+            Operation::Lmsw(Place::Register(register)) => {
+                Ok(Complete::Lmsw(self.vcpu.regs()[register] as u16))
             }
-            Operation::Lmsw(Source::Memory(operand)) => {
-                Some(Complete::Lmsw(self.load_word(&operand)?))
+            Operation::Lmsw(Place::Memory(operand)) => {
+                self.word_operand(&operand, None).map(Complete::Lmsw)
             }
-            _ => None,
+            _ => Err(ExitAction::Stop(no_such)),
         }
     }
 
@@ -132,6 +149,13 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let cr0 = self.vcpu.control(ControlRegister::Cr0);
         let low = u64::from(source) & LMSW_BITS | cr0 & Cr0::PE.bits();
         self.write_cr0(cr0 & !LMSW_BITS | low)
+    }
+
+    /// SMSW to a register: CR0 as wide as the operand.
+    fn store_status_word(&mut self, to: Gpr, bytes: u8) {
+        let cr0 = self.vcpu.control(ControlRegister::Cr0);
+        let kept = if bytes == 2 { self.vcpu.regs()[to] & !0xffff | cr0 & 0xffff } else { cr0 };
+        self.vcpu.regs_mut()[to] = kept;
     }
 
     fn write_cr0(&mut self, value: u64) -> Result<(), Refused> {
@@ -284,4 +308,5 @@ enum Complete {
     Read(Gpr),
     Clts,
     Lmsw(u16),
+    Smsw(Place, u8),
 }

@@ -2,9 +2,10 @@
 
 use crate::action::{ExitAction, Stop};
 use crate::devices::Effect;
+use crate::emulate::address::linearize;
 use crate::emulate::{
-    self as emulator, Environment, Exception, Fault, Intercepted, MemoryOperand, Mode, Outcome,
-    emulate, intercepted,
+    Access, Environment, Exception, Fault, Intercepted, MemoryOperand, Mode, Outcome, emulate,
+    intercepted,
 };
 use crate::host::Host;
 use crate::machine::Machine;
@@ -67,12 +68,35 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         ExitAction::Resume
     }
 
-    /// Loads the 16-bit memory operand of LMSW.
-    pub(super) fn load_word(&mut self, operand: &MemoryOperand) -> Option<u16> {
-        let base = self.vcpu.segment(operand.segment).base;
-        let address = operand.linear(self.vcpu.regs(), base, Mode::of(&self.vcpu).code);
-        let value = Guest::new(self).load(address, 2, emulator::Access::Read);
-        value.ok().map(|value| value as u16)
+    /// Loads the 16-bit memory operand of LMSW, or stores that of SMSW; or what to do
+    /// instead, where the access faults.
+    pub(super) fn word_operand(
+        &mut self,
+        operand: &MemoryOperand,
+        stored: Option<u16>,
+    ) -> Result<u16, ExitAction> {
+        let access = if stored.is_some() { Access::Write } else { Access::Read };
+        let offset = operand.offset(self.vcpu.regs());
+        let mode = Mode::of(&self.vcpu);
+        let mut guest = Guest::new(self);
+        let done = linearize(&guest, mode, operand.segment, offset, 2, access)
+            .map_err(Fault::Exception)
+            .and_then(|address| match stored {
+                Some(value) => guest.store(address, 2, value.into()).map(|()| value),
+                None => guest.load(address, 2, access).map(|value| value as u16),
+            });
+        match (guest.stop, done) {
+            (Some(stop), _) => Err(ExitAction::Stop(stop)),
+            (None, Ok(value)) => Ok(value),
+            (None, Err(Fault::Retry)) => Err(ExitAction::Resume),
+            (None, Err(Fault::Exception(exception))) => {
+                Err(self.emulated(Outcome::Exception(exception)))
+            }
+            (None, Err(_)) => {
+                let what = "the operand of LMSW or SMSW";
+                Err(ExitAction::Stop(Stop::Emulation { what, gpa: None }))
+            }
+        }
     }
 }
 
@@ -106,7 +130,7 @@ impl<'a, B: Vcpu, T: Translation, H: Host> Guest<'a, B, T, H> {
 
     /// Where `size` bytes at `address` lie. Both pages are looked up before either
     /// is touched.
-    fn locate(&mut self, address: Gva, size: u8, access: emulator::Access) -> Result<Parts, Fault> {
+    fn locate(&mut self, address: Gva, size: u8, access: Access) -> Result<Parts, Fault> {
         let there = PAGE_BYTES - address.page_offset();
         let first = u64::from(size).min(there) as u8;
         let mut parts = [Some(Part { gpa: self.translate(address, access)?, bytes: first }), None];
@@ -118,7 +142,7 @@ impl<'a, B: Vcpu, T: Translation, H: Host> Guest<'a, B, T, H> {
     }
 
     /// Walks the guest's tables for one byte, and sets the bits that the access sets.
-    fn translate(&mut self, address: Gva, access: emulator::Access) -> Result<Gpa, Fault> {
+    fn translate(&mut self, address: Gva, access: Access) -> Result<Gpa, Fault> {
         let kind = if access.writes() { AccessKind::Write } else { AccessKind::Read };
         for _ in 0..WALK_ATTEMPTS {
             let walk = self.machine.walk_to(address, kind).map_err(|error| self.refuse(error))?;
@@ -205,7 +229,7 @@ impl<B: Vcpu, T: Translation, H: Host> Environment for Guest<'_, B, T, H> {
         self.machine.vcpu.segment(register)
     }
 
-    fn load(&mut self, address: Gva, size: u8, access: emulator::Access) -> Result<u64, Fault> {
+    fn load(&mut self, address: Gva, size: u8, access: Access) -> Result<u64, Fault> {
         let parts = self.locate(address, size, access)?;
         let mut shift = 0;
         let mut value = 0;
@@ -217,7 +241,7 @@ impl<B: Vcpu, T: Translation, H: Host> Environment for Guest<'_, B, T, H> {
     }
 
     fn store(&mut self, address: Gva, size: u8, value: u64) -> Result<(), Fault> {
-        let parts = self.locate(address, size, emulator::Access::Write)?;
+        let parts = self.locate(address, size, Access::Write)?;
         let mut rest = value;
         for part in parts.iter() {
             self.write_part(part, rest);
@@ -233,10 +257,10 @@ impl<B: Vcpu, T: Translation, H: Host> Environment for Guest<'_, B, T, H> {
         expected: u64,
         value: u64,
     ) -> Result<bool, Fault> {
-        let parts = self.locate(address, size, emulator::Access::Write)?;
+        let parts = self.locate(address, size, Access::Write)?;
         let [Some(part), None] = parts.0 else {
             // Across pages nothing is atomic.
-            if self.load(address, size, emulator::Access::ReadForWrite)? != expected {
+            if self.load(address, size, Access::ReadForWrite)? != expected {
                 return Ok(false);
             }
             return self.store(address, size, value).map(|()| true);
@@ -250,7 +274,7 @@ impl<B: Vcpu, T: Translation, H: Host> Environment for Guest<'_, B, T, H> {
     }
 
     fn check_store(&mut self, address: Gva, size: u8) -> Result<(), Fault> {
-        self.locate(address, size, emulator::Access::Write).map(|_| ())
+        self.locate(address, size, Access::Write).map(|_| ())
     }
 
     fn port_in(&mut self, port: u16, size: u8) -> Result<u32, Fault> {

@@ -528,6 +528,59 @@ mod control_registers {
         assert_eq!(with(0x1b, ControlAccess::Clts), 0x13);
     }
 
+    /// A machine in protected mode at an instruction that reads or writes CR0.
+    fn at_instruction(bytes: &[u8], exit: VmExit) -> FakeMachine {
+        let mut vcpu = FakeVcpu::default();
+        vcpu.length = None;
+        vcpu.registers.rip = 0x100;
+        vcpu.registers[Gpr::Rbx] = 0xffff_ffff_ffff_0000;
+        vcpu.controls.insert(ControlRegister::Cr0, 0x6000_0011);
+        for register in SegmentRegister::ALL {
+            let flat = Segment::flat(8, register == SegmentRegister::Cs, false);
+            vcpu.segments[register as usize] = flat;
+        }
+        let mut machine = machine(vcpu.then(exit));
+        machine.memory.place(Gpa::new(0x100), bytes).unwrap();
+        machine
+    }
+
+    fn access(access: ControlAccess) -> VmExit {
+        VmExit::Control(ControlExit { number: 0, access })
+    }
+
+    #[test]
+    fn smsw_stores_as_much_of_cr0_as_its_operand_holds() {
+        let read = access(ControlAccess::Read(None));
+        for (bytes, stored) in [
+            (&[0x0f, 0x01, 0xe3, 0x90][..], 0x6000_0011),
+            (&[0x66, 0x0f, 0x01, 0xe3], 0xffff_ffff_ffff_0011),
+        ] {
+            let mut machine = at_instruction(bytes, read);
+            assert_eq!(machine.run().verdict(), Verdict::Pass);
+            assert_eq!(machine.vcpu.registers[Gpr::Rbx], stored, "{bytes:x?}");
+        }
+        // smsw [0x200]
+        let mut machine = at_instruction(&[0x0f, 0x01, 0x25, 0, 2, 0, 0], read);
+        machine.memory.place(Gpa::new(0x200), &[0xaa; 4]).unwrap();
+        assert_eq!(machine.run().verdict(), Verdict::Pass);
+        assert_eq!(machine.memory.load_u32(Gpa::new(0x200)), Ok(0xaaaa_0011));
+    }
+
+    #[test]
+    fn lmsw_loads_its_operand_from_memory_and_takes_the_faults_of_that() {
+        let write = access(ControlAccess::Write(None));
+        let mut machine = at_instruction(&[0x0f, 0x01, 0x35, 0, 2, 0, 0], write);
+        machine.memory.place(Gpa::new(0x200), &[0x0b, 0xff]).unwrap();
+        assert_eq!(machine.run().verdict(), Verdict::Pass);
+        assert_eq!(machine.vcpu.controls[&ControlRegister::Cr0], 0x6000_001b);
+
+        let mut machine = at_instruction(&[0x0f, 0x01, 0x35, 0, 2, 0, 0], write);
+        machine.vcpu.segments[SegmentRegister::Ds as usize].limit = 0x200;
+        machine.run();
+        assert_eq!(machine.vcpu.injected(), [GP]);
+        assert_eq!(machine.vcpu.controls[&ControlRegister::Cr0], 0x6000_0011);
+    }
+
     #[test]
     fn a_read_gives_the_register_and_registers_that_do_not_exist_are_undefined_or_refused() {
         let read = |number| {

@@ -1,6 +1,6 @@
 //! Prefixes and opcodes of the instructions that have an intercept.
 
-use super::{Intercepted, Operation, PortOperand, Source, StringPort};
+use super::{Intercepted, Operation, Place, PortOperand, StringPort};
 use crate::emulate::cursor::Cursor;
 use crate::emulate::mode::CodeSize;
 use crate::emulate::modrm::{ModRm, RegisterOrMemory};
@@ -78,7 +78,7 @@ fn two_byte(cursor: &mut Cursor<'_>) -> Option<Operation> {
     })
 }
 
-/// 0F 01: LMSW, INVLPG, and instructions named by a whole ModRM byte.
+/// 0F 01: SMSW, LMSW, INVLPG, and instructions named by a whole ModRM byte.
 fn system_group(cursor: &mut Cursor<'_>) -> Option<Operation> {
     let modrm = ModRm::new(cursor.byte()?);
     let plain = !cursor.has_mandatory_prefix();
@@ -88,16 +88,21 @@ fn system_group(cursor: &mut Cursor<'_>) -> Option<Operation> {
         0xc8 if plain => Operation::Monitor,
         0xc9 if plain => Operation::Mwait,
         0xd1 if plain => Operation::Xsetbv,
-        _ if modrm.opcode() < 6 => return None,
+        _ if !matches!(modrm.opcode(), 4 | 6 | 7) => return None,
         _ => match (modrm.opcode(), modrm.operand(cursor)?) {
-            (6, RegisterOrMemory::Register(register)) => {
-                Operation::Lmsw(Source::Register(register))
-            }
-            (6, RegisterOrMemory::Memory(operand)) => Operation::Lmsw(Source::Memory(operand)),
             (7, RegisterOrMemory::Memory(operand)) => Operation::Invlpg(operand),
-            _ => return None,
+            (7, RegisterOrMemory::Register(_)) => return None,
+            (4, place) => Operation::Smsw(word(&place), cursor.word_bytes()),
+            (_, place) => Operation::Lmsw(word(&place)),
         },
     })
+}
+
+const fn word(place: &RegisterOrMemory) -> Place {
+    match *place {
+        RegisterOrMemory::Register(register) => Place::Register(register),
+        RegisterOrMemory::Memory(operand) => Place::Memory(operand),
+    }
 }
 
 /// The mode bits of ModRM are ignored: the operand is always a register.
