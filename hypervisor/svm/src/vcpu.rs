@@ -92,6 +92,8 @@ pub struct SvmVcpu {
     exceptions: u32,
     /// Changes of CR0.PG exit under a nested root.
     paging_exits: bool,
+    /// Exceptions exit that delivering another one can raise; see `watch_delivery`.
+    delivery_watched: bool,
     /// What the next entry will check, as last written: QEMU 7.2 saves the *host's*
     /// state into the VMCB when it refuses one.
     checked: Checked,
@@ -136,6 +138,7 @@ impl SvmVcpu {
             shadowed_cr3: 0,
             exceptions: 0,
             paging_exits: false,
+            delivery_watched: false,
             checked: Checked::default(),
             maps: NonNull::from(from.maps.memory),
             capabilities: from.capabilities,

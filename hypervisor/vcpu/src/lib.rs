@@ -156,7 +156,9 @@ pub trait Vcpu {
     /// Only an MSR that the hardware itself switches or that is read-only may be
     /// let through.
     fn intercept_msr(&mut self, index: u32, read: bool, write: bool);
-    /// Which exception vectors exit: bit n for vector n. #PF is added by a shadow root.
+    /// Which exception vectors exit: bit n for vector n. #PF is added by a shadow root, and
+    /// a backend may add others that its CPU gets wrong: the machine raises in the guest
+    /// what it did not ask for.
     fn intercept_exceptions(&mut self, vectors: u32);
 
     /// Whether changes of CR0.PG exit under a nested root; under a shadow root they

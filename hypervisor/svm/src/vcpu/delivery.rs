@@ -88,12 +88,24 @@ impl SvmVcpu {
             return self.offer_interrupt(event.vector);
         }
         set!(self.vmcb, control.event_injection, event::injection(event));
+        self.watch_delivery(event.kind == EventKind::Exception && self.raw.emulated_by_qemu);
         if event.kind == EventKind::Nmi && self.nmi == NmiState::Open {
             self.nmi = NmiState::Blocked;
             self.write_intercepts();
         }
         if event::is_software(&event) {
             self.set_return_address(&event);
+        }
+    }
+
+    /// QEMU 7.2 forgets that it delivers an exception which EVENTINJ injects: where that
+    /// raises a second one, it raises just this instead of #DF, or of a triple fault. So
+    /// the second exits, and the machine sees what it met. The exits stay on until
+    /// something else is injected.
+    fn watch_delivery(&mut self, watched: bool) {
+        if self.delivery_watched != watched {
+            self.delivery_watched = watched;
+            self.write_intercepts();
         }
     }
 
@@ -113,6 +125,7 @@ impl SvmVcpu {
     /// again when something makes it leave its main loop. V_IRQ it delivers once.
     /// (Bochs 2.7 does not deliver V_IRQ at all unless the guest sets RFLAGS.IF anew.)
     fn offer_interrupt(&mut self, vector: Vector) {
+        self.delivery_watched = false;
         set!(self.vmcb, control.virtual_vector, u32::from(vector.0));
         self.use_virtual_interrupt(VirtualUse::Interrupt(vector));
     }

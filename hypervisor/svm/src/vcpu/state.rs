@@ -8,7 +8,7 @@ use crate::fields::{Clean, NESTED_PAGING, VmcbSegment, get, set};
 use crate::segments;
 use anchorite_addr::{Hpa, HpaPage};
 use anchorite_vcpu::root::ShadowFormat;
-use anchorite_vcpu::{Cr0, Cr4, Efer, Root, Segment, SegmentRegister};
+use anchorite_vcpu::{Cr0, Cr4, Efer, Root, Segment, SegmentRegister, Vector};
 
 impl SvmVcpu {
     /// Loads `root`, and with the first one of its kind the controls for that kind.
@@ -130,7 +130,8 @@ impl SvmVcpu {
 
     /// The exceptions that the machine sees. Under a shadow root #PF is among them.
     pub(super) fn intercepted_exceptions(&self) -> u32 {
-        self.exceptions | self.control_set().exceptions
+        let watched = if self.delivery_watched { CONTRIBUTORY } else { 0 };
+        self.exceptions | self.control_set().exceptions | watched
     }
 
     fn control_set(&self) -> ControlSet {
@@ -183,6 +184,12 @@ impl SvmVcpu {
         }
     }
 }
+
+/// The exceptions that the delivery of an event can raise, #PF apart.
+const CONTRIBUTORY: u32 = 1 << Vector::INVALID_TSS.0
+    | 1 << Vector::SEGMENT_NOT_PRESENT.0
+    | 1 << Vector::STACK_FAULT.0
+    | 1 << Vector::GENERAL_PROTECTION.0;
 
 /// Stands for "none yet" where only the kind counts: without a root, `run` refuses to
 /// enter, and the VMCB has no ASID.

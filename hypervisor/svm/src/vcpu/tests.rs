@@ -206,6 +206,23 @@ fn an_interrupt_that_qemu_has_not_delivered_is_reported_once_and_kept() {
 }
 
 #[test]
+fn what_qemus_delivery_of_an_exception_raises_exits_until_something_else_is_injected() {
+    const CONTRIBUTORY: u32 = 0b1111 << 10;
+    for (emulated_by_qemu, watched) in [(true, CONTRIBUTORY), (false, 0)] {
+        let mut vcpu = vcpu(SvmFeatures::empty(), emulated_by_qemu);
+        vcpu.intercept_exceptions(1 << 1);
+        vcpu.inject(Event::fault(Vector::PAGE_FAULT, 2));
+        vcpu.arm_event();
+        assert_eq!(get!(vcpu.vmcb, control.exceptions), 1 << 1 | watched);
+        vcpu.arm_event();
+        assert_eq!(get!(vcpu.vmcb, control.exceptions), 1 << 1 | watched, "nothing is injected");
+        vcpu.inject(Event::interrupt(Vector(0x40)));
+        vcpu.arm_event();
+        assert_eq!(get!(vcpu.vmcb, control.exceptions), 1 << 1);
+    }
+}
+
+#[test]
 fn the_window_waits_for_an_interrupt_on_its_way() {
     let mut vcpu = vcpu(SvmFeatures::empty(), true);
     vcpu.inject(Event::interrupt(Vector(0x30)));
