@@ -5,5 +5,6 @@ fn main() {
     println!("cargo:rerun-if-changed=guest.ld");
     println!("cargo:rerun-if-changed=src/boot.s");
     println!("cargo:rerun-if-changed=src/trap.s");
+    println!("cargo:rerun-if-changed=src/probe.s");
     println!("cargo:rustc-link-arg-bins=-T{folder}/guest.ld");
 }

@@ -101,6 +101,15 @@ guest_gdt:
 .globl guest_gdt_tss
 guest_gdt_tss:
     .quad 0, 0                          # 0x38: TSS, filled at run time
+    .quad 0x00affb000000ffff            # 0x48: 64-bit code of privilege level 3
+    .quad 0x00cff3000000ffff            # 0x50: data of privilege level 3
+    .quad 0x00cffb000000ffff            # 0x58: 32-bit code of privilege level 3
+.globl guest_gdt_ldt
+guest_gdt_ldt:
+    .quad 0, 0                          # 0x60: LDT, filled where a guest wants one
+.globl guest_gdt_tss32
+guest_gdt_tss32:
+    .quad 0                             # 0x70: TSS of 32-bit modes
 guest_gdt_end:
 .globl gdt_pointer
 gdt_pointer:

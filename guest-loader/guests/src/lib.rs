@@ -23,13 +23,20 @@
 
 pub mod boot;
 pub mod console;
+pub mod control;
+pub mod deviations;
 pub mod exit;
 pub mod instructions;
 pub mod machine;
 pub mod memory;
 mod multiboot;
+pub mod oracle;
+pub mod paging;
+pub mod probe;
 mod pvh;
+pub mod random;
 pub mod report;
+pub mod segments;
 pub mod timing;
 pub mod trap;
 

@@ -14,6 +14,9 @@ pub struct Report {
 }
 
 impl Report {
+    /// Failures that are printed; the rest is only counted.
+    const PRINTED: u32 = 40;
+
     /// A report of the guest `guest`, which names itself on the console.
     pub fn new(guest: &'static str) -> Self {
         Self { guest, passed: 0, failed: 0, skipped: 0 }
@@ -25,7 +28,11 @@ impl Report {
             self.passed += 1;
         } else {
             self.failed += 1;
-            println!("{}: FAILED: {what}", self.guest);
+            match self.failed {
+                ..=Self::PRINTED => println!("{}: FAILED: {what}", self.guest),
+                n if n == Self::PRINTED + 1 => println!("{}: more failures follow", self.guest),
+                _ => {}
+            }
         }
     }
 

@@ -9,7 +9,8 @@ use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use crate::{Status, exit, instructions, println};
+use crate::segments::system_descriptor;
+use crate::{Status, exit, instructions, println, probe};
 
 global_asm!(include_str!("trap.s"), dispatch = sym dispatch);
 
@@ -26,7 +27,14 @@ pub const DATA_SELECTOR: u16 = 0x10;
 pub const CODE32_SELECTOR: u16 = 0x18;
 /// Selector of a data segment whose present bit is clear.
 pub const ABSENT_SELECTOR: u16 = 0x30;
-const TSS_SELECTOR: u16 = 0x38;
+/// Selector of the 64-bit code segment of privilege level 3.
+pub const USER_CODE_SELECTOR: u16 = 0x48 | 3;
+/// Selector of the data segment of privilege level 3.
+pub const USER_DATA_SELECTOR: u16 = 0x50 | 3;
+/// Selector of the 32-bit code segment of privilege level 3.
+pub const USER_CODE32_SELECTOR: u16 = 0x58 | 3;
+/// Selector of the 64-bit TSS.
+pub const TSS_SELECTOR: u16 = 0x38;
 
 /// Vectors 0–31 with a name (AMD64 APM vol. 2, 8.2 "Exception and Interrupt Descriptions").
 pub mod vector {
@@ -163,6 +171,9 @@ macro_rules! guarded {
 extern "C" fn dispatch(frame: &mut TrapFrame) {
     let number = frame.vector as usize & 0xff;
     COUNTS[number].fetch_add(1, Ordering::SeqCst);
+    if probe::finish(frame) {
+        return;
+    }
     if let Some(handler) = handler(number) {
         handler(frame);
     } else if number < 32 && RESUME.load(Ordering::SeqCst) != 0 {
@@ -202,14 +213,17 @@ unsafe impl<T> Sync for Table<T> {}
 
 static IDT: Table<[[u64; 2]; 256]> = Table(UnsafeCell::new([[0; 2]; 256]));
 static TSS: Table<[u32; 26]> = Table(UnsafeCell::new([0; 26]));
-static STACKS: Table<[[u8; 8192]; 3]> = Table(UnsafeCell::new([[0; 8192]; 3]));
+/// The stacks of the three kinds of events that may find a bad one, and of all others
+/// that come from privilege level 3.
+static STACKS: Table<[[u8; 8192]; 4]> = Table(UnsafeCell::new([[0; 8192]; 4]));
 
 /// Makes the gate of `number` an interrupt gate, present or not. A gate that is not
-/// present turns the event into #NP.
+/// present turns the event into #NP. Privilege level 3 can call [`probe::END`] alone.
 pub fn set_gate(number: u8, present: bool) {
     let entry = &raw const trap_entries as u64 + 16 * u64::from(number);
     let stack = interrupt_stack(number);
-    let attributes = if present { 0x8e00 } else { 0x0e00 };
+    let level = if number == probe::END { 3 << 13 } else { 0 };
+    let attributes = if present { 0x8e00 | level } else { 0x0e00 };
     let low = entry & 0xffff
         | u64::from(CODE_SELECTOR) << 16
         | stack << 32
@@ -240,8 +254,10 @@ fn load_tss() {
         let word = 9 + 2 * stack as usize;
         (table[word], table[word + 1]) = (top as u32, (top >> 32) as u32);
     }
+    let top = STACKS.0.get() as u64 + 8192 * 4;
+    (table[1], table[2]) = (top as u32, (top >> 32) as u32); // RSP0
     table[25] = 104 << 16; // no I/O permission bitmap
-    let low = 0x67 | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
+    let low = system_descriptor(base, 0x67, 0x89);
     let descriptor = (&raw const guest_gdt_tss).cast_mut();
     // SAFETY: called once before any interrupt can come; the descriptor's 16 bytes
     // are reserved in the GDT (`boot.s`), which is writable memory of this image.

@@ -19,6 +19,9 @@ struct Resting {
     debug: [u64; 4],
 }
 
+/// Where XMM0 lies in [`FloatingPoint::registers`]; the others follow it.
+const XMM: usize = 160 - 28;
+
 /// The memory image of FXSAVE. Source: APM vol. 2, 11.4.4 "FXSAVE/FXRSTOR".
 #[repr(C, align(16))]
 pub(crate) struct FloatingPoint {
@@ -32,6 +35,30 @@ impl FloatingPoint {
     /// As FNINIT and reset leave it: all exceptions masked, registers empty.
     const INITIAL: Self =
         Self { control_word: 0x37f, other: [0; 22], mxcsr: 0x1f80, registers: [0; 484] };
+
+    /// What the CPU holds now.
+    pub(crate) fn of_cpu() -> Self {
+        let mut image = Self::INITIAL;
+        cpu::save_floating_point(&mut image);
+        image
+    }
+
+    /// Makes it what the CPU holds.
+    pub(crate) fn load(&self) {
+        cpu::restore_floating_point(self);
+    }
+
+    /// XMM register `number` (0–15).
+    pub(crate) fn xmm(&self, number: u8) -> u128 {
+        let first = XMM + 16 * usize::from(number & 15);
+        u128::from_le_bytes(core::array::from_fn(|byte| self.registers[first + byte]))
+    }
+
+    /// Sets it.
+    pub(crate) fn set_xmm(&mut self, number: u8, value: u128) {
+        let first = XMM + 16 * usize::from(number & 15);
+        self.registers[first..first + 16].copy_from_slice(&value.to_le_bytes());
+    }
 }
 
 const _: () = assert!(size_of::<FloatingPoint>() == 512);
@@ -120,6 +147,6 @@ impl Resting {
 
     fn load(&self) {
         cpu::set_debug_registers(self.debug);
-        cpu::restore_floating_point(&self.floating_point);
+        self.floating_point.load();
     }
 }

@@ -104,6 +104,11 @@ pub trait Vcpu {
     /// Sets a debug register: 0–3, 6 or 7.
     fn set_debug_register(&mut self, number: u8, value: u64);
 
+    /// XMM register `number`, 0–15.
+    fn xmm(&self, number: u8) -> u128;
+    /// Sets the low 128 bits of it.
+    fn set_xmm(&mut self, number: u8, value: u128);
+
     /// The guest's current privilege level, 0–3.
     fn cpl(&self) -> u8;
 

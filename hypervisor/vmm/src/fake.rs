@@ -56,6 +56,7 @@ pub(crate) struct FakeVcpu {
     pub(crate) tables: [DescriptorTable; 2],
     pub(crate) msrs: HashMap<GuestMsr, u64>,
     pub(crate) debug: [u64; 8],
+    pub(crate) xmm: [u128; 16],
     pub(crate) cpl: u8,
     /// What the CPU tells of the instruction; `None` as on a CPU without NRIPS.
     pub(crate) length: Option<u8>,
@@ -89,6 +90,7 @@ impl Default for FakeVcpu {
             tables: [DescriptorTable::default(); 2],
             msrs: HashMap::new(),
             debug: [0; 8],
+            xmm: [0; 16],
             cpl: 0,
             length: Some(2),
             shadow: false,
@@ -243,6 +245,14 @@ impl Vcpu for FakeVcpu {
 
     fn set_debug_register(&mut self, number: u8, value: u64) {
         self.debug[usize::from(number)] = value;
+    }
+
+    fn xmm(&self, number: u8) -> u128 {
+        self.xmm[usize::from(number)]
+    }
+
+    fn set_xmm(&mut self, number: u8, value: u128) {
+        self.xmm[usize::from(number)] = value;
     }
 
     fn cpl(&self) -> u8 {

@@ -6,6 +6,7 @@ use crate::bitmaps::{self, PORT_PAGES};
 use crate::capabilities::SvmFeatures;
 use crate::fields::{self, Clean, INTERRUPT_SHADOW, VirtualInterrupt, get, set};
 use crate::instructions as cpu;
+use crate::passive::FloatingPoint;
 use crate::{entry_check, segments};
 use anchorite_addr::PAGE_BYTES;
 use anchorite_vcpu::{
@@ -160,6 +161,18 @@ impl Vcpu for SvmVcpu {
         self.dirty(Clean::DEBUG_REGISTERS);
     }
 
+    fn xmm(&self, number: u8) -> u128 {
+        self.with_passive(|| FloatingPoint::of_cpu().xmm(number))
+    }
+
+    fn set_xmm(&mut self, number: u8, value: u128) {
+        self.with_passive(|| {
+            let mut image = FloatingPoint::of_cpu();
+            image.set_xmm(number, value);
+            image.load();
+        });
+    }
+
     fn cpl(&self) -> u8 {
         get!(self.vmcb, save.cpl) & 3
     }
@@ -291,7 +304,7 @@ impl Vcpu for SvmVcpu {
 }
 
 impl SvmVcpu {
-    /// Runs `body` with this vCPU's debug registers loaded.
+    /// Runs `body` with this vCPU's debug and floating-point registers loaded.
     fn with_passive<T>(&self, body: impl FnOnce() -> T) -> T {
         cpu::clgi();
         if self.passive.claim() {

@@ -277,6 +277,15 @@ impl<B: Vcpu, T: Translation, H: Host> Environment for Guest<'_, B, T, H> {
         self.locate(address, size, Access::Write).map(|_| ())
     }
 
+    fn xmm(&mut self, number: u8) -> Result<u128, Fault> {
+        Ok(self.machine.vcpu.xmm(number))
+    }
+
+    fn set_xmm(&mut self, number: u8, value: u128) -> Result<(), Fault> {
+        self.machine.vcpu.set_xmm(number, value);
+        Ok(())
+    }
+
     fn port_in(&mut self, port: u16, size: u8) -> Result<u32, Fault> {
         let now = self.machine.now();
         Ok(self.machine.devices.read(port, size, now))

@@ -6,6 +6,7 @@ use super::turn::{BLOCKED_BY_MOV_SS, BLOCKED_BY_NMI, BLOCKED_BY_STI};
 use crate::bitmaps::{self, PORT_BYTES};
 use crate::fields::{self, MsrHome, msr_home};
 use crate::instructions::{self as cpu, CurrentVmcs, Invvpid};
+use crate::passive::FloatingPoint;
 use crate::{FieldSource, entry_check};
 use anchorite_vcpu::{
     Capabilities, ControlRegister, Cr0, Cr4, DescriptorTable, Efer, EntryFailure, Event,
@@ -124,6 +125,18 @@ impl Vcpu for VmxVcpu {
             let mut registers = cpu::debug_registers();
             registers[slot] = value;
             cpu::set_debug_registers(registers);
+        });
+    }
+
+    fn xmm(&self, number: u8) -> u128 {
+        self.access(|_| FloatingPoint::of_cpu().xmm(number))
+    }
+
+    fn set_xmm(&mut self, number: u8, value: u128) {
+        self.access(|_| {
+            let mut image = FloatingPoint::of_cpu();
+            image.set_xmm(number, value);
+            image.load();
         });
     }
 

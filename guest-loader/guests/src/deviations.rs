@@ -1,0 +1,78 @@
+//! Where a processor or an emulator is known to do otherwise than its manual says.
+//!
+//! The command line declares what to expect: `deviations=NAME,NAME`. A deviation that was
+//! declared is counted and told at the end; one that was not is a failure.
+
+use crate::{BootInfo, Report, println};
+
+/// What a deviation is called, and what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What happens instead.
+    pub what: &'static str,
+}
+
+/// QEMU 7.2: a reserved bit gives an error code without P.
+pub const RESERVED_WITHOUT_P: Known = Known {
+    name: "reserved-without-p",
+    what: "page faults for reserved bits lack bit 0 of the error code",
+};
+/// Nested paging, where CPUID hides 1 GiB pages that the processor has.
+pub const HIDDEN_GIGABYTE_PAGES: Known =
+    Known { name: "hidden-1gib", what: "1 GiB pages work although CPUID does not show them" };
+
+/// QEMU's translator with one thread: an instruction that reads and writes at once reads
+/// first, by rights of its own, and then writes.
+pub const UPDATE_READS_FIRST: Known = Known {
+    name: "update-reads-first",
+    what: "locked additions fault as reads, or set A before they fault as writes",
+};
+
+/// QEMU 7.2, in entries of 1 GiB pages.
+pub const ACCESSED_EARLY: Known =
+    Known { name: "accessed-early", what: "A is set in a page's entry although the access faults" };
+
+const ALL: [Known; 4] =
+    [RESERVED_WITHOUT_P, HIDDEN_GIGABYTE_PAGES, UPDATE_READS_FIRST, ACCESSED_EARLY];
+
+/// The deviations declared and seen.
+#[derive(Debug)]
+pub struct Deviations {
+    declared: &'static str,
+    seen: [u32; ALL.len()],
+}
+
+impl Deviations {
+    /// Those that the command line declares.
+    pub fn new(boot: &BootInfo) -> Self {
+        Self { declared: boot.argument("deviations").unwrap_or(""), seen: [0; ALL.len()] }
+    }
+
+    /// Whether `known` was declared.
+    pub fn expects(&self, known: Known) -> bool {
+        self.declared.split(',').any(|name| name == known.name)
+    }
+
+    /// Counts one that was seen; `false` where it was not declared, and so is a failure.
+    pub fn see(&mut self, known: Known) -> bool {
+        let declared = self.expects(known);
+        if let (true, Some(at)) = (declared, ALL.iter().position(|one| *one == known)) {
+            self.seen[at] += 1;
+        }
+        declared
+    }
+
+    /// Tells what was seen, and fails a declaration that nothing came of.
+    pub fn finish(&self, report: &mut Report) {
+        for (known, seen) in ALL.iter().zip(self.seen) {
+            if seen > 0 {
+                println!("deviation {}: {} ({seen} times)", known.name, known.what);
+            }
+            let stale = seen == 0 && self.expects(*known);
+            report
+                .check(format_args!("deviation {} was declared and not seen", known.name), !stale);
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Page tables of a guest's own making: entry bits, frames, address spaces.
+//!
+//! Source: SDM vol. 3, 4.3 "32-Bit Paging", 4.4 "PAE Paging", 4.5 "4-Level Paging and
+//! 5-Level Paging".
+
+use crate::boot::{self, BootInfo};
+use crate::instructions::{read_cr3, read_cr4};
+use crate::memory::{MAPPED_END, Region, read, write};
+
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+
+/// Bits of a page-table entry.
+pub mod bits {
+    /// Present.
+    pub const P: u64 = 1 << 0;
+    /// Writable.
+    pub const W: u64 = 1 << 1;
+    /// Permitted to privilege level 3.
+    pub const U: u64 = 1 << 2;
+    /// Accessed.
+    pub const A: u64 = 1 << 5;
+    /// Dirty.
+    pub const D: u64 = 1 << 6;
+    /// A page rather than a table (above level 1).
+    pub const PS: u64 = 1 << 7;
+    /// Global.
+    pub const G: u64 = 1 << 8;
+    /// No instruction fetches.
+    pub const NX: u64 = 1 << 63;
+    /// The address in an 8-byte entry.
+    pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+    /// Where the protection key begins.
+    pub const KEY_SHIFT: u32 = 59;
+    /// All that a table's entry may grant, with A set as in one that was used before.
+    pub const TABLE: u64 = P | W | U | A;
+    /// All that a page's entry may grant, with A and D set.
+    pub const FULL: u64 = TABLE | D;
+}
+
+/// Frames of RAM that hold neither the guest nor what it was given, handed out upwards.
+#[derive(Debug)]
+pub struct Frames {
+    next: u64,
+    end: u64,
+}
+
+impl Frames {
+    /// All free frames of the largest RAM range below 4 GiB.
+    ///
+    /// # Panics
+    /// Where there is no RAM.
+    pub fn new(boot: &BootInfo) -> Self {
+        let modules = boot.modules().map(|module| module.start + module.bytes).max().unwrap_or(0);
+        let taken = u64::max(boot::image().1, modules) + (1 << 20);
+        let ram = boot.memory.ram().filter(|ram| ram.start < MAPPED_END);
+        let largest = ram.max_by_key(|ram| ram.end - ram.start);
+        let Region { start, end, .. } = *largest.expect("the memory map has RAM");
+        Self {
+            next: start.max(taken).next_multiple_of(PAGE),
+            end: end.min(MAPPED_END) & !(PAGE - 1),
+        }
+    }
+
+    /// A frame of zeroes.
+    pub fn take(&mut self) -> u64 {
+        self.take_aligned(PAGE, PAGE)
+    }
+
+    /// `bytes` bytes of zeroes at a multiple of `alignment`.
+    ///
+    /// # Panics
+    /// Where RAM is used up: give the guest more.
+    pub fn take_aligned(&mut self, bytes: u64, alignment: u64) -> u64 {
+        let start = self.next.next_multiple_of(alignment);
+        self.next = start + bytes;
+        assert!(self.next <= self.end, "RAM is used up; run this guest with more --mem");
+        (start..self.next).step_by(8).for_each(|at| write(at, 0u64));
+        start
+    }
+
+    /// Takes the last frame of RAM, as it is.
+    pub fn take_last(&mut self) -> u64 {
+        self.end -= PAGE;
+        assert!(self.next <= self.end, "RAM is used up; run this guest with more --mem");
+        self.end
+    }
+
+    /// The first byte behind the frames that are left.
+    pub const fn end(&self) -> u64 {
+        self.end
+    }
+}
+
+/// An address space of four or five levels.
+#[derive(Clone, Copy, Debug)]
+pub struct Space {
+    /// The topmost table.
+    pub root: u64,
+    /// 4 or 5.
+    pub levels: u32,
+}
+
+impl Space {
+    /// The space in use.
+    pub fn current() -> Self {
+        let levels = if read_cr4() >> 12 & 1 == 1 { 5 } else { 4 };
+        Self { root: read_cr3() & bits::ADDRESS, levels }
+    }
+
+    /// A space that has nothing but what the current one maps in its lowest 512 GiB: the
+    /// guest itself, and physical memory one to one.
+    pub fn with_kernel(frames: &mut Frames) -> Self {
+        let current = Self::current();
+        let space = Self { root: frames.take(), levels: current.levels };
+        write(space.root, read::<u64>(current.root));
+        space
+    }
+
+    /// The address of the entry of `level` for `address`, if the tables above it exist.
+    pub fn entry(&self, address: u64, level: u32) -> Option<u64> {
+        let mut table = self.root;
+        for above in (level + 1..=self.levels).rev() {
+            let entry: u64 = read(table + 8 * index(address, above));
+            if entry & bits::P == 0 || (entry & bits::PS != 0 && above < 4) {
+                return None;
+            }
+            table = entry & bits::ADDRESS;
+        }
+        Some(table + 8 * index(address, level))
+    }
+
+    /// The address of the entry of `level` for `address`; tables above it that do not
+    /// exist are made, granting everything.
+    pub fn make(&self, frames: &mut Frames, address: u64, level: u32) -> u64 {
+        let mut table = self.root;
+        for above in (level + 1..=self.levels).rev() {
+            let at = table + 8 * index(address, above);
+            if read::<u64>(at) & bits::P == 0 {
+                write(at, frames.take() | bits::TABLE);
+            }
+            table = read::<u64>(at) & bits::ADDRESS;
+        }
+        table + 8 * index(address, level)
+    }
+
+    /// Maps a page of `level` at `address` to `target` with the bits `flags`; gives the
+    /// address of its entry.
+    pub fn map(
+        &self,
+        frames: &mut Frames,
+        address: u64,
+        target: u64,
+        flags: u64,
+        level: u32,
+    ) -> u64 {
+        let at = self.make(frames, address, level);
+        let large = if level > 1 { bits::PS } else { 0 };
+        write(at, target | flags | large);
+        at
+    }
+}
+
+/// The index of `address` in a table of 512 entries of `level`.
+pub const fn index(address: u64, level: u32) -> u64 {
+    address >> (12 + 9 * (level - 1)) & 511
+}
+
+/// Bytes that an entry of `level` maps.
+pub const fn span(level: u32) -> u64 {
+    PAGE << (9 * (level - 1))
+}
