@@ -34,8 +34,8 @@ static STACK: AtomicU64 = AtomicU64::new(0);
 /// Where privilege level 3 sees the instructions, and its stack's top; 0 before they are set.
 static USER_CODE: AtomicU64 = AtomicU64::new(0);
 static USER_STACK: AtomicU64 = AtomicU64::new(0);
-/// What the last access ended with: vector, error code, CR2, RAX.
-static RESULT: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+/// What the last access ended with: vector, error code, CR2, RAX, RIP.
+static RESULT: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
 
 /// A kind of access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,13 +107,23 @@ impl Access {
         };
         assert!(code != 0, "set_user_code first");
         let flags = FIXED_FLAGS | if self.ac { AC } else { 0 };
-        let code = code + 16 * self.kind as u64;
-        // SAFETY: whatever the access does ends in `finish`, which brings control back with
-        // the stack as it was. What it writes is the caller's affair, as for `memory::write`.
-        unsafe { probe_run(self.address, self.value, code, stack, flags) };
-        let [vector, error, cr2, rax] = RESULT.each_ref().map(|word| word.load(Ordering::SeqCst));
-        Outcome { vector: vector as u8, error: error as u32, cr2, value: rax }
+        enter(self.address, self.value, code + 16 * self.kind as u64, stack, flags)
     }
+}
+
+/// Goes to the code at `code` with `rdi` and `rsi`; its end is INT 0x81 or an exception.
+/// It may change any register.
+pub fn call(code: u64, rdi: u64, rsi: u64) -> Outcome {
+    enter(rdi, rsi, code, 0, FIXED_FLAGS)
+}
+
+fn enter(address: u64, value: u64, code: u64, user_stack: u64, flags: u64) -> Outcome {
+    // SAFETY: whatever the code does ends in `finish`, which brings control back with the
+    // stack as it was. What it writes is the caller's affair, as for `memory::write`.
+    unsafe { probe_run(address, value, code, user_stack, flags) };
+    let result = RESULT.each_ref().map(|word| word.load(Ordering::SeqCst));
+    let [vector, error, cr2, value, rip] = result;
+    Outcome { vector: vector as u8, error: error as u32, cr2, value, rip }
 }
 
 /// What came of an access.
@@ -127,6 +137,8 @@ pub struct Outcome {
     pub cr2: u64,
     /// RAX: what a read gave.
     pub value: u64,
+    /// RIP: behind INT 0x81, or at what faulted.
+    pub rip: u64,
 }
 
 impl Outcome {
@@ -158,7 +170,7 @@ pub(crate) fn finish(frame: &mut TrapFrame) -> bool {
     if stack == 0 {
         return false;
     }
-    let results = [frame.vector, frame.error, read_cr2(), frame.gpr[14]];
+    let results = [frame.vector, frame.error, read_cr2(), frame.gpr[14], frame.rip];
     for (word, value) in RESULT.iter().zip(results) {
         word.store(value, Ordering::SeqCst);
     }

@@ -1,10 +1,71 @@
-//! The LDT register and other segments that guests move about.
-#![expect(unsafe_code, reason = "loads LDTR")]
+//! Descriptor tables, the TSS and the LDT, which guests move about.
+#![expect(unsafe_code, reason = "loads descriptor-table and task registers")]
 
 use core::arch::asm;
 
+use crate::trap::TSS_SELECTOR;
+
 unsafe extern "C" {
     static guest_gdt_ldt: [u64; 2];
+    static guest_gdt_tss: [u64; 2];
+}
+
+/// Where a descriptor table lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, packed)]
+pub struct Table {
+    /// Its last byte.
+    pub limit: u16,
+    /// Its first byte.
+    pub base: u64,
+}
+
+/// The GDT in use.
+pub fn gdt() -> Table {
+    let mut table = Table::default();
+    // SAFETY: ten bytes are stored, and the operand has as many.
+    unsafe { asm!("sgdt [{}]", in(reg) &raw mut table, options(nostack, preserves_flags)) };
+    table
+}
+
+/// Makes `table` the GDT. It must hold the descriptors that are in use; a mistake ends the
+/// guest.
+pub fn load_gdt(table: Table) {
+    // SAFETY: segment registers keep what they hold; what is loaded later is the caller's.
+    unsafe { asm!("lgdt [{}]", in(reg) &raw const table, options(nostack, preserves_flags)) };
+}
+
+/// The IDT in use.
+pub fn idt() -> Table {
+    let mut table = Table::default();
+    // SAFETY: as for `gdt`.
+    unsafe { asm!("sidt [{}]", in(reg) &raw mut table, options(nostack, preserves_flags)) };
+    table
+}
+
+/// Makes `table` the IDT. It must hold the runtime's gates; a mistake ends the guest.
+pub fn load_idt(table: Table) {
+    // SAFETY: interrupts are off; what an exception finds there is the caller's affair.
+    unsafe { asm!("lidt [{}]", in(reg) &raw const table, options(nostack, preserves_flags)) };
+}
+
+/// The address of the TSS in use, by its descriptor.
+pub fn tss() -> u64 {
+    // SAFETY: the descriptor lies in the GDT, which is initialized before any guest runs.
+    let [low, high] = unsafe { (&raw const guest_gdt_tss).read_volatile() };
+    low >> 16 & 0xff_ffff | (low >> 56) << 24 | high << 32
+}
+
+/// Makes the 104 bytes at `base` the TSS.
+pub fn load_tss(base: u64) {
+    let low = system_descriptor(base, 0x67, 0x89);
+    let descriptor = (&raw const guest_gdt_tss).cast_mut();
+    // SAFETY: the descriptor's 16 bytes are reserved in the GDT, which is writable memory
+    // of this image. What a change of privilege finds in the TSS is the caller's affair.
+    unsafe {
+        descriptor.write_volatile([low, base >> 32]);
+        asm!("ltr {0:x}", in(reg) TSS_SELECTOR, options(nostack, preserves_flags));
+    }
 }
 
 /// Selector of the LDT.

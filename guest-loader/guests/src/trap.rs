@@ -5,18 +5,16 @@
 //! else ends the guest with a report.
 #![expect(unsafe_code, reason = "owns the IDT, the TSS and the entry code of all vectors")]
 
-use core::arch::{asm, global_asm};
+use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use crate::segments::system_descriptor;
-use crate::{Status, exit, instructions, println, probe};
+use crate::{Status, exit, instructions, println, probe, segments};
 
 global_asm!(include_str!("trap.s"), dispatch = sym dispatch);
 
 unsafe extern "C" {
     static trap_entries: u8;
-    static guest_gdt_tss: [u64; 2];
 }
 
 /// Selector of the 64-bit code segment.
@@ -248,7 +246,7 @@ fn interrupt_stack(number: u8) -> u64 {
 fn load_tss() {
     let tss = TSS.0.get();
     let base = tss as u64;
-    let mut table = [0; 26];
+    let mut table = [0u32; 26];
     for stack in 0..3 {
         let top = STACKS.0.get() as u64 + 8192 * (stack + 1);
         let word = 9 + 2 * stack as usize;
@@ -257,13 +255,7 @@ fn load_tss() {
     let top = STACKS.0.get() as u64 + 8192 * 4;
     (table[1], table[2]) = (top as u32, (top >> 32) as u32); // RSP0
     table[25] = 104 << 16; // no I/O permission bitmap
-    let low = system_descriptor(base, 0x67, 0x89);
-    let descriptor = (&raw const guest_gdt_tss).cast_mut();
-    // SAFETY: called once before any interrupt can come; the descriptor's 16 bytes
-    // are reserved in the GDT (`boot.s`), which is writable memory of this image.
-    unsafe {
-        tss.write_volatile(table);
-        descriptor.write_volatile([low, base >> 32]);
-        asm!("ltr {0:x}", in(reg) TSS_SELECTOR, options(nostack, preserves_flags));
-    }
+    // SAFETY: called once before any interrupt can come; nothing else uses the static.
+    unsafe { tss.write_volatile(table) };
+    segments::load_tss(base);
 }

@@ -58,6 +58,8 @@ pub struct Counters {
     pub exceptions: u64,
     /// Events injected again after an exit interrupted their delivery.
     pub reinjected: u64,
+    /// Pages with tables given to the guest to write to, because nobody could in its place.
+    pub unprotected: u64,
     /// Zap-alls that the clock asked for.
     pub timed_zaps: u64,
     /// TLB flushes requested from the backend.
@@ -81,6 +83,7 @@ impl Default for Counters {
             nmis: 0,
             exceptions: 0,
             reinjected: 0,
+            unprotected: 0,
             timed_zaps: 0,
             tlb_flushes: 0,
             fetch_hits: 0,
@@ -132,7 +135,7 @@ impl Counters {
     }
 
     /// Counters by the names that `kvm_stat` uses.
-    pub fn kvm_names(&self) -> [(&'static str, u64); 19] {
+    pub fn kvm_names(&self) -> [(&'static str, u64); 20] {
         let count = |reason| self.cost(reason).count;
         [
             ("exits", self.exits()),
@@ -150,6 +153,7 @@ impl Counters {
             ("exception_injections", self.exceptions),
             ("req_event", self.reinjected),
             ("tlb_flush", self.tlb_flushes),
+            ("mmu_unprotected", self.unprotected),
             ("timed_zaps", self.timed_zaps),
             ("guest_ticks", self.guest_ticks),
             ("host_ticks", self.exit_ticks()),

@@ -5,6 +5,7 @@ use crate::counters::{Counters, Kind};
 use crate::cpuid::Cpuid;
 use crate::devices::{self, Devices, Now};
 use crate::events::Events;
+use crate::exits::Unprotected;
 use crate::fetch::WalkCache;
 use crate::host::Host;
 use crate::memory::{GuestMemory, HostMemory, Memslot, SlotChange, SlotError, SlotId};
@@ -70,6 +71,8 @@ pub struct Machine<B, T, H: Host> {
     pub(crate) physical_bits: u32,
     pub(crate) msrs: Msrs,
     pub(crate) tsc_offset: u64,
+    /// The page tables that the guest was last let write to.
+    pub(crate) unprotected: Unprotected,
     /// Typed, but the guest's UART had no room for it yet.
     pub(crate) typed: Option<u8>,
     pub(crate) config: Config,
@@ -104,6 +107,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             cpuid,
             msrs: Msrs::default(),
             tsc_offset: 0,
+            unprotected: Unprotected::default(),
             typed: None,
             config,
             host,

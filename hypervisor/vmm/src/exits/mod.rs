@@ -12,5 +12,6 @@ mod msr;
 mod nested_fault;
 mod page_fault;
 
+pub(crate) use environment::Unprotected;
 pub(crate) use misc::hidden_instruction;
 pub(crate) use msr::general_protection;

@@ -7,7 +7,7 @@
 use super::{Entry, FaultOutcome, Nested, OutOfTables, Shadow, TableFrames, Translation};
 use crate::memory::{GuestWrite, Memslots, SlotChange};
 use alloc::vec::Vec;
-use anchorite_addr::Gva;
+use anchorite_addr::{Gpa, Gva};
 use anchorite_shadow::{Access, Cr0, RegisterFault, Registers, ShadowMmu};
 use anchorite_vcpu::exit::NestedFault;
 use anchorite_vcpu::{ControlRegister, NestedFormat};
@@ -153,6 +153,12 @@ impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Translation for Combined<F, 
     fn limit(&mut self, pages: u32) {
         if let Some(shadow) = self.shadow_mut() {
             shadow.limit(pages);
+        }
+    }
+
+    fn unprotect(&mut self, gpa: Gpa) {
+        if let Some(shadow) = self.shadow_mut() {
+            shadow.unprotect(gpa);
         }
     }
 

@@ -56,6 +56,11 @@ pub trait Translation {
     /// Limits the number of shadow pages; nothing where there are none.
     fn limit(&mut self, pages: u32);
 
+    /// Lets the guest write to the page at `gpa` itself although page tables lie there: an
+    /// instruction that nobody can carry out in its place is to do it. The tables are
+    /// looked at afresh when they are next used. Nothing where nothing is in its way.
+    fn unprotect(&mut self, gpa: Gpa);
+
     /// Whether another root stands for a guest whose paging is off, so that the machine
     /// must hear of every change of CR0.PG.
     fn follows_paging(&self) -> bool {

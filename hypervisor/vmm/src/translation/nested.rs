@@ -7,7 +7,7 @@
 use super::{Entry, FaultOutcome, OutOfTables, Translation};
 use crate::memory::{GuestWrite, Memslot, Memslots, SlotChange};
 use alloc::vec::Vec;
-use anchorite_addr::{Gfn, Gva, Hpa, HpaPage, PageSize};
+use anchorite_addr::{Gfn, Gpa, Gva, Hpa, HpaPage, PageSize};
 use anchorite_shadow::{Access, RegisterFault, Registers, TableMemory};
 use anchorite_vcpu::exit::{NestedAccess, NestedFault};
 use anchorite_vcpu::{ControlRegister, FlushScope, NestedFormat, NestedFrame, NestedRights, Root};
@@ -242,6 +242,8 @@ impl<F: NestedFormat, A: TableFrames> Translation for Nested<F, A> {
     fn zap_all(&mut self) {}
 
     fn limit(&mut self, _: u32) {}
+
+    fn unprotect(&mut self, _: Gpa) {}
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let NestedStats { tables, leaves: [small, large, huge], flushes } = self.stats;

@@ -7,7 +7,7 @@
 use super::{Entry, FaultOutcome, OutOfTables, Translation};
 use crate::memory::{GuestWrite, Memslot, Memslots, SlotChange, SlotId};
 use alloc::vec::Vec;
-use anchorite_addr::Gva;
+use anchorite_addr::{Gpa, Gva};
 use anchorite_shadow::{
     self as engine, Access, AddVcpuError, EnterError, FlushPromise, RegisterFault, Registers,
     RootFormat, ShadowMmu, SlotSpec, TlbFlush, Usage, VcpuId,
@@ -215,6 +215,10 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
     fn limit(&mut self, pages: u32) {
         let pages = if pages == 0 { self.quota } else { pages };
         self.outside().set_quota(pages);
+    }
+
+    fn unprotect(&mut self, gpa: Gpa) {
+        self.outside().unshadow(gpa);
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
