@@ -54,7 +54,9 @@ pub(crate) fn load<'a, B: Vcpu, T: Translation>(
         modules: &modules,
     };
 
+    let begun = clock::now();
     add_slots(machine, ram)?;
+    machine.account_creation(clock::now().wrapping_sub(begun));
     let map = memory_map(ram.bytes());
     if !options.zeroed {
         clear(machine.memory(), ram.bytes());

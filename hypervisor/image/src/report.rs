@@ -7,14 +7,12 @@ use anchorite_platform::console::Console;
 use anchorite_platform::host::HermitHost;
 use anchorite_vcpu::{Capabilities, Vcpu};
 use anchorite_vmm::action::Outcome;
+use anchorite_vmm::bench::JSON_PREFIX;
 use anchorite_vmm::counters::Counters;
 use anchorite_vmm::machine::Machine;
 use anchorite_vmm::screen;
 use anchorite_vmm::translation::Translation;
 use core::fmt::Write;
-
-/// Stands before a line of JSON on the console.
-const JSON_PREFIX: &str = "json: ";
 
 /// The line before the guest starts.
 pub(crate) fn greet(console: &mut Console, options: &Options<'_>, cpu: &Capabilities) {

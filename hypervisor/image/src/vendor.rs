@@ -22,13 +22,14 @@ pub(crate) fn run_guest(
     boot: &Boot,
     mut host: HermitHost,
 ) -> u8 {
+    let begun = clock::now();
     match cpu::extension() {
         Some(Extension::Svm) => match svm(&mut memory.frames) {
-            Ok(vcpu) => run_on::<_, Npt>(vcpu, options, memory, boot, host),
+            Ok(vcpu) => run_on::<_, Npt>(vcpu, options, memory, (boot, begun), host),
             Err(error) => fail(&mut host, &error.into()),
         },
         Some(Extension::Vmx) => match vmx(&mut memory.frames) {
-            Ok(vcpu) => run_on::<_, Ept>(vcpu, options, memory, boot, host),
+            Ok(vcpu) => run_on::<_, Ept>(vcpu, options, memory, (boot, begun), host),
             Err(error) => fail(&mut host, &error.into()),
         },
         None => fail(&mut host, &Failure::NoExtension),
@@ -48,13 +49,12 @@ fn run_on<B: Vcpu, F: NestedFormat>(
     vcpu: B,
     options: &Options<'_>,
     memory: Memory,
-    boot: &Boot,
+    started: (&Boot, u64),
     mut host: HermitHost,
 ) -> u8 {
     let Memory { guest, shadow, frames } = memory;
-    report::greet(host.console(), options, vcpu.capabilities());
     match translation::<F>(frames, shadow, vcpu.capabilities(), options, &host) {
-        Ok(translation) => run_with(vcpu, translation, options, &guest, boot, host),
+        Ok(translation) => run_with(vcpu, translation, options, &guest, started, host),
         Err(error) => fail(&mut host, &error),
     }
 }
@@ -82,7 +82,7 @@ fn run_with<B: Vcpu, T: Translation>(
     translation: T,
     options: &Options<'_>,
     ram: &GuestRam,
-    boot: &Boot,
+    (boot, begun): (&Boot, u64),
     host: HermitHost,
 ) -> u8 {
     let config = Config {
@@ -92,6 +92,10 @@ fn run_with<B: Vcpu, T: Translation>(
         devices: guest::devices(options, ram),
     };
     let mut machine = Machine::new(vcpu, translation, ram.clone(), host, config);
+    machine.account_creation(clock::now().wrapping_sub(begun));
+    machine.tell_benchmarks(options.json);
+    let capabilities = *machine.vcpu().capabilities();
+    report::greet(machine.host().console(), options, &capabilities);
     if let Err(failure) = guest::load(&mut machine, ram, options) {
         return fail(machine.host(), &failure);
     }

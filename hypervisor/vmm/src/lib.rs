@@ -18,6 +18,7 @@
 //! | [`cpuid`], [`msr`] | what the guest is shown, as tables |
 //! | [`devices`], [`emulate`] | the devices; instructions that access them |
 //! | [`counters`] | what the exits were and cost |
+//! | [`bench`] | a benchmark guest's commands, its zaps timed |
 //! | [`action`] | what a handler decided, how a run ended |
 //! | [`host`] | what the machine asks of the host |
 //!
@@ -43,6 +44,7 @@
 extern crate alloc;
 
 pub mod action;
+pub mod bench;
 pub mod counters;
 pub mod cpuid;
 pub mod devices;

@@ -1,6 +1,7 @@
 //! The machine: one vCPU, its memory, its devices, and what it may see.
 
 use crate::action::Stop;
+use crate::bench::Bench;
 use crate::counters::{Counters, Kind};
 use crate::cpuid::Cpuid;
 use crate::devices::{self, Devices, Now};
@@ -52,6 +53,7 @@ pub struct Machine<B, T, H: Host> {
     pub(crate) events: Events,
     pub(crate) walk_cache: WalkCache<<H::Memory as HostMemory>::Word>,
     pub(crate) counters: Counters,
+    pub(crate) bench: Bench,
     /// When the guest was left, and what that exit will be accounted as.
     pub(crate) left: u64,
     pub(crate) kind: Kind,
@@ -94,6 +96,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             events: Events::default(),
             walk_cache: WalkCache::default(),
             counters: Counters::default(),
+            bench: Bench::default(),
             left: 0,
             kind: Kind::START,
             started: 0,

@@ -313,6 +313,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
 
     #[cold]
     fn finish(&mut self, stop: Stop) -> Outcome {
+        self.tell_zaps();
         let rip = self.vcpu.regs().rip;
         let reason = format!("{stop} at rip {rip:#x}");
         let outcome = Outcome {

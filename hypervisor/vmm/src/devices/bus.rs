@@ -29,6 +29,11 @@ pub enum Effect {
         /// What it wrote to an exit port.
         status: u32,
     },
+    /// The guest wrote this to the port that ends a benchmark's run.
+    EndOfRun {
+        /// 0 for success, unless the guest said before that it is done.
+        status: u32,
+    },
     /// Show a byte written to the debug console.
     Print(u8),
     /// Show a byte sent over the serial line.
@@ -146,7 +151,7 @@ impl Devices {
     pub fn write(&mut self, port: u16, size: u8, value: u32, now: Now) -> Effect {
         match (port, size) {
             (port::EXIT, _) => Effect::Exit { status: value & all_ones(size) },
-            (port::END_OF_RUN, 4) => Effect::Exit { status: value },
+            (port::END_OF_RUN, 4) => Effect::EndOfRun { status: value },
             (port::BENCH_COMMAND, 4) => {
                 bench::Command::decode(value).map_or(Effect::None, Effect::Bench)
             }

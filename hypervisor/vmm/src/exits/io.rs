@@ -1,12 +1,11 @@
 //! IN, OUT, INS, OUTS.
 
 use crate::action::{ExitAction, Stop};
-use crate::counters::Kind;
 use crate::devices::Effect;
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::translation::Translation;
-use anchorite_abi::{bench::Command, port};
+use anchorite_abi::port;
 use anchorite_vcpu::exit::{Direction, IoExit};
 use anchorite_vcpu::{Gpr, Vcpu};
 
@@ -64,27 +63,17 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         match effect {
             Effect::None => {}
             Effect::Exit { status } => return Err(Stop::Exit { status }),
-            Effect::Print(byte) | Effect::Serial(byte) => self.host.console_write(&[byte]),
+            // A benchmark that said it is done has passed, whatever it leaves in EAX.
+            Effect::EndOfRun { .. } if self.bench.done => return Err(Stop::Exit { status: 0 }),
+            Effect::EndOfRun { status } => return Err(Stop::Exit { status }),
+            Effect::Print(byte) | Effect::Serial(byte) => {
+                self.bench.mid_line = byte != b'\n';
+                self.host.console_write(&[byte]);
+            }
             Effect::Bench(command) => return self.bench(command),
             Effect::RaiseNmi => self.events.nmi = true,
             Effect::Reset => return Err(Stop::Reset),
             Effect::PowerOff => return Err(Stop::PowerOff),
-        }
-        Ok(())
-    }
-
-    fn bench(&mut self, command: Command) -> Result<(), Stop> {
-        match command {
-            // Sections are measured by the guest; nothing here is to disturb them.
-            Command::Boot | Command::Begin(_) | Command::End(_) | Command::Done => {}
-            Command::ZapAll { timed } => {
-                self.translation.zap_all();
-                if timed {
-                    self.kind = Kind::ZAP_ALL;
-                }
-            }
-            Command::Limit(pages) => self.translation.limit(pages),
-            Command::Panic(code) => return Err(Stop::Panic { code }),
         }
         Ok(())
     }

@@ -162,6 +162,15 @@ impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Translation for Combined<F, 
         }
     }
 
+    fn shadow_pages(&self) -> u32 {
+        match &self.tables {
+            Tables::Nested(_) => 0,
+            Tables::Shadow(shadow) | Tables::Both(Both { paged: shadow, .. }) => {
+                shadow.shadow_pages()
+            }
+        }
+    }
+
     fn follows_paging(&self) -> bool {
         matches!(self.tables, Tables::Both(_))
     }

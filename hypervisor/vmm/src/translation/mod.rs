@@ -70,6 +70,11 @@ pub trait Translation {
     /// What it did and holds, by the names that `kvm_stat` uses where it has one. None
     /// that the machine counts itself.
     fn counters(&self) -> Vec<(&'static str, u64)>;
+
+    /// Shadow pages in service; 0 where there are none.
+    fn shadow_pages(&self) -> u32 {
+        0
+    }
 }
 
 /// What a vCPU does before it enters. The default is nothing.

@@ -211,6 +211,10 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
         self.keep(promise);
     }
 
+    fn shadow_pages(&self) -> u32 {
+        self.engine.usage().active
+    }
+
     /// 0 lifts the limit again.
     fn limit(&mut self, pages: u32) {
         let pages = if pages == 0 { self.quota } else { pages };

@@ -19,7 +19,7 @@ fn exit_ports_end_the_run_with_what_was_written() {
         assert_eq!(devices.write(port::EXIT, size, 0x1234_5678, NOW), Effect::Exit { status });
     }
     let end = devices.write(port::END_OF_RUN, 4, 7, NOW);
-    assert_eq!(end, Effect::Exit { status: 7 });
+    assert_eq!(end, Effect::EndOfRun { status: 7 });
     assert_eq!(devices.write(port::END_OF_RUN, 1, 7, NOW), Effect::None, "32-bit only");
 }
 
