@@ -1014,3 +1014,96 @@ mod endings {
         assert_eq!(machine.first_entry(), 1_020);
     }
 }
+
+mod benchmarks {
+    use super::*;
+    use anchorite_abi::bench::Command;
+
+    fn command(command: Command) -> impl FnOnce(&mut FakeVcpu) {
+        move |vcpu| vcpu.registers[Gpr::Rax] = command.encode().into()
+    }
+
+    fn commanded(commands: &[Command]) -> FakeVcpu {
+        let bench = || out(port::BENCH_COMMAND, 4);
+        commands.iter().fold(FakeVcpu::default(), |vcpu, one| vcpu.after(command(*one), bench()))
+    }
+
+    /// The lines for the tools, which a guest of these commands leaves.
+    fn told(commands: &[Command]) -> Vec<serde_json::Value> {
+        let vcpu = commanded(commands)
+            .after(|vcpu| vcpu.registers[Gpr::Rax] = 0, out(port::END_OF_RUN, 4));
+        let mut machine = machine(vcpu);
+        machine.tell_benchmarks(true);
+        assert_eq!(machine.run().verdict(), Verdict::Pass);
+        let text = machine.host.console();
+        let lines = text.lines().filter_map(|line| line.strip_prefix("json: "));
+        lines.map(|line| serde_json::from_str(line).expect(line)).collect()
+    }
+
+    #[test]
+    fn a_section_tells_what_was_counted_between_its_begin_and_its_end() {
+        let lines =
+            told(&[Command::Begin(7), Command::Limit(0), Command::Limit(0), Command::End(7)]);
+        assert_eq!(lines.len(), 1);
+        assert_eq!(
+            (&lines[0]["record"], &lines[0]["section"]),
+            (&"bench_section".into(), &7.into())
+        );
+        assert_eq!(lines[0]["exits"], 3, "the two commands, and the begin's own exit");
+    }
+
+    #[test]
+    fn an_end_without_its_begin_tells_nothing() {
+        assert!(told(&[Command::End(1), Command::Begin(1), Command::End(2)]).is_empty());
+    }
+
+    #[test]
+    fn each_timed_zap_is_told_once_and_the_others_never() {
+        let timed = Command::ZapAll { timed: true };
+        let untimed = Command::ZapAll { timed: false };
+        let lines = told(&[timed, untimed, timed, timed, Command::Done]);
+        let ticks = |line: &serde_json::Value| line["ticks"].as_array().expect("zaps").len();
+        assert_eq!(lines.iter().map(ticks).sum::<usize>(), 3);
+        assert!(lines.iter().all(|line| line["record"] == "bench_zap"));
+    }
+
+    #[test]
+    fn zaps_beyond_what_is_kept_are_counted() {
+        let lines = told(&vec![Command::ZapAll { timed: true }; 1030]);
+        let kept: usize =
+            lines.iter().map(|line| line["ticks"].as_array().map_or(0, Vec::len)).sum();
+        let left_out: u64 = lines.iter().filter_map(|line| line["left_out"].as_u64()).sum();
+        assert_eq!((kept, left_out), (1024, 6));
+    }
+
+    #[test]
+    fn the_first_boot_command_tells_what_making_the_machine_took() {
+        let lines = told(&[Command::Boot, Command::Boot]);
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0]["record"], "bench_create");
+    }
+
+    #[test]
+    fn after_done_the_value_that_ends_the_run_says_nothing() {
+        let ended = |commands: &[Command]| {
+            let vcpu = commanded(commands)
+                .after(|vcpu| vcpu.registers[Gpr::Rax] = 3, out(port::END_OF_RUN, 4));
+            run(vcpu).0.verdict().exit_status()
+        };
+        assert_eq!(ended(&[Command::Boot, Command::Done]), 0);
+        assert_eq!(ended(&[Command::Boot]), 3);
+        assert_eq!(ended(&[Command::Panic(9), Command::Done]), 9);
+    }
+
+    #[test]
+    fn a_line_for_the_tools_never_continues_one_of_the_guests() {
+        let vcpu = FakeVcpu::default()
+            .after(|vcpu| vcpu.registers[Gpr::Rax] = b'x'.into(), out(port::DEBUG_CONSOLE, 1))
+            .after(command(Command::Boot), out(port::BENCH_COMMAND, 4))
+            .after(|vcpu| vcpu.registers[Gpr::Rax] = 0, out(port::END_OF_RUN, 4));
+        let mut machine = machine(vcpu);
+        machine.tell_benchmarks(true);
+        assert_eq!(machine.run().verdict(), Verdict::Pass);
+        assert!(machine.host.console().starts_with("x\njson: {"));
+    }
+}
