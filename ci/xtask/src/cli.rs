@@ -30,6 +30,8 @@ pub(crate) enum Verb {
     Test(TestArgs),
     /// Count instructions and compare with ci/baselines
     Bench(BenchArgs),
+    /// Run a benchmark under another hypervisor on the same emulated machine
+    Peer(PeerArgs),
     /// Check formatting, lints, imports, budgets, unsafe opt-ins, licences, documentation
     Lint(LintArgs),
 }
@@ -146,16 +148,20 @@ pub(crate) struct LintArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// The guest that measures; or `engine` for the shadow engine's operations on the host, or
-    /// `policies` for what its policies cost after a zap (both counted by callgrind)
-    #[arg(value_name = "GUEST|FILE", default_value = "exits")]
-    pub(crate) guest: String,
+    /// The guest that measures; or `race` for the table against KVM; or `engine` for the shadow
+    /// engine's operations on the host, or `policies` for what its policies cost after a zap
+    /// (both counted by callgrind). Without: the set that every test run makes
+    #[arg(value_name = "GUEST|FILE")]
+    pub(crate) guest: Option<String>,
+    /// The guest's command line
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) append: Option<String>,
     /// How guest memory is translated
     #[arg(long, value_enum, default_value_t)]
     pub(crate) mmu: Mmu,
-    /// Guest memory
-    #[arg(long, value_name = "MiB", default_value_t = 64)]
-    pub(crate) mem: u32,
+    /// Guest memory [default: 768, and 64 for the small bundled guests]
+    #[arg(long, value_name = "MiB", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub(crate) mem: Option<u32>,
     /// The shadow engine's zap policy, for instance tagged or batch:64
     #[arg(long, value_name = "POLICY")]
     pub(crate) zap: Option<String>,
@@ -174,6 +180,35 @@ pub(crate) struct BenchArgs {
     /// Why the new baseline is right; kept in its file
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PeerArgs {
+    /// The other hypervisor
+    #[arg(value_enum)]
+    pub(crate) peer: PeerKind,
+    /// The guest that measures
+    #[arg(long, value_name = "GUEST|FILE", default_value = "bench")]
+    pub(crate) guest: String,
+    /// The guest's command line, for instance quick
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) append: Option<String>,
+    /// With nested paging instead of shadow paging
+    #[arg(long)]
+    pub(crate) npt: bool,
+    /// Append the results there, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Keep the results in ci/peer, for the race's table
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+/// Another hypervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PeerKind {
+    /// Linux KVM, in Debian's cloud kernel
+    Kvm,
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! | | packaged guests: [`guest`], from [`debian`], with an [`initramfs`] |
 //! | `test` | [`mod@test`]: the host's tests, then [`matrix`] |
 //! | `bench` | [`mod@bench`]: instruction counts against `ci/baselines` |
+//! | `peer` | [`peer`]: the same benchmark under another hypervisor |
 //! | `lint` | [`lint`] |
 #![forbid(unsafe_code)]
 
@@ -24,6 +25,7 @@ mod initramfs;
 mod iso;
 mod lint;
 mod matrix;
+mod peer;
 mod process;
 mod progress;
 mod run;
@@ -65,6 +67,7 @@ fn dispatch(verb: Verb) -> Result<u8> {
         Verb::Run(args) => return run::run(&workspace, &args, &from),
         Verb::Test(args) => test::test(&workspace, &args)?,
         Verb::Bench(args) => bench::bench(&workspace, &args, &from)?,
+        Verb::Peer(args) => peer::peer(&workspace, &args, &from)?,
         Verb::Lint(args) => lint::lint(&workspace, &args.filter)?,
     }
     Ok(0)

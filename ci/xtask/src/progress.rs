@@ -1,11 +1,12 @@
 //! Spinners and bars on standard error; invisible where that is no terminal.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A spinner for one step of unknown length.
-pub(crate) fn spinner(message: &'static str) -> ProgressBar {
+pub(crate) fn spinner(message: impl Into<Cow<'static, str>>) -> ProgressBar {
     let bar = ProgressBar::new_spinner().with_message(message);
     bar.set_style(style("{spinner} {msg} {elapsed}"));
     bar.enable_steady_tick(Duration::from_millis(120));

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anchorite_abi::{Options, TSC_KHZ_WORD};
 
+use crate::bench::results::{self, Common, Measured};
 use crate::cli::{GuestArgs, ImageArgs, RunArgs};
-use crate::cmdline::{Module, ResetIs};
+use crate::cmdline::{Mmu, Module, ResetIs};
 use crate::emulator::{self, Boot, Cpu, Machine, On, Outcome};
 use crate::error::{Error, Result};
 use crate::freestanding;
@@ -42,7 +43,7 @@ pub(crate) fn run(workspace: &Workspace, args: &RunArgs, from: &Path) -> Result<
         Err(error) => Verdict::error(error),
     };
     if let Some(file) = &args.json {
-        write_json(&from.join(file), outcome.as_ref().ok(), &verdict)?;
+        write_json(&from.join(file), outcome.as_ref().ok(), &verdict, &common(args, cpu))?;
     }
     println!("{verdict}");
     Ok(verdict.exit_status())
@@ -206,7 +207,7 @@ fn host_limit(timeout_s: u32, on: On, icount: bool) -> Duration {
 }
 
 /// A folder for the files of one run, unlike that of any other.
-fn scratch(name: &str) -> PathBuf {
+pub(crate) fn scratch(name: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     Path::new(OUT).join("runs").join(format!("{name}-{}-{number}", std::process::id()))
@@ -226,12 +227,41 @@ fn announce(command: &str, gdb: bool, symbols: &Path) {
     }
 }
 
-/// The console's lines of JSON, then one with the verdict.
-fn write_json(file: &Path, outcome: Option<&Outcome>, verdict: &Verdict) -> Result<()> {
+/// What the results of a run have in common.
+pub(crate) fn common(args: &RunArgs, cpu: Cpu) -> Common {
+    let (mmu, policy) = match args.guest.mmu {
+        _ if args.bare => ("bare", "none"),
+        Mmu::Nested => (args.guest.mmu.name(), "none"),
+        Mmu::Shadow => (args.guest.mmu.name(), args.guest.zap.as_deref().unwrap_or("tagged")),
+    };
+    Common {
+        policy: policy.into(),
+        cpu: match cpu {
+            Cpu::Amd => "amd".into(),
+            Cpu::Intel => "intel".into(),
+        },
+        mmu: mmu.into(),
+        commit: Workspace::commit(),
+    }
+}
+
+/// The image's records and the guest's results, then a line with the verdict.
+fn write_json(
+    file: &Path,
+    outcome: Option<&Outcome>,
+    verdict: &Verdict,
+    common: &Common,
+) -> Result<()> {
     let mut text = String::new();
-    for line in outcome.iter().flat_map(|outcome| &outcome.json) {
-        text += line;
-        text += "\n";
+    if let Some(outcome) = outcome {
+        let results = results::collect(&outcome.text, &outcome.json, common);
+        let records = outcome.json.iter().map(|marked| marked.line.clone());
+        let records = records.filter(|line| !line.contains("\"record\":\"bench_"));
+        let sections = results.sections.iter().map(ToString::to_string);
+        for line in records.chain(sections).chain(results.measured.iter().map(Measured::line)) {
+            text += &line;
+            text += "\n";
+        }
     }
     let status = match verdict {
         Verdict::Fail { status } => Some(*status),

@@ -65,7 +65,8 @@ pub(super) fn bench(workspace: &Workspace, args: &BenchArgs, from: &Path) -> Res
     for policy in policies(args)? {
         let measured = measure(&program, policy)?;
         if let Some(file) = &args.json {
-            super::append(&from.join(file), &measured)?;
+            let results = results::Results { measured: measured.clone(), ..Default::default() };
+            super::append(&from.join(file), &results)?;
         }
         let baseline = Baseline::of_engine(policy);
         match &args.reason {

@@ -12,6 +12,15 @@ const TEXT_LIMIT: usize = 64 * 1024 * 1024;
 /// What the image starts a line with that is meant for xtask and not for the reader.
 const MARKS: [&[u8]; 2] = [b"verdict: ", b"json: "];
 
+/// A line of JSON that the image marked for xtask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Marked {
+    /// The line without its mark.
+    pub(crate) line: String,
+    /// Bytes of the console's text that came before it.
+    pub(crate) at: usize,
+}
+
 /// The state of a console.
 #[derive(Debug, Default)]
 pub(crate) struct Console {
@@ -20,7 +29,7 @@ pub(crate) struct Console {
     /// How much of the line has been handed out to be shown.
     shown: usize,
     text: String,
-    json: Vec<String>,
+    json: Vec<Marked>,
     verdict: Option<Verdict>,
 }
 
@@ -54,7 +63,7 @@ impl Console {
     }
 
     /// The marked lines of JSON, without their mark.
-    pub(crate) fn json(&self) -> &[String] {
+    pub(crate) fn json(&self) -> &[Marked] {
         &self.json
     }
 
@@ -88,7 +97,7 @@ impl Console {
         if let Some(verdict) = Verdict::parse(&line).filter(|_| self.shown == 0) {
             self.verdict = Some(verdict);
         } else if let Some(json) = line.strip_prefix("json: ").filter(|_| self.shown == 0) {
-            self.json.push(json.to_owned());
+            self.json.push(Marked { line: json.to_owned(), at: self.text.len() });
         } else {
             show.extend_from_slice(&self.line[self.shown..]);
             show.push(b'\n');
@@ -127,7 +136,8 @@ mod tests {
         for size in 1..=stream.len() {
             let (console, shown) = fed(stream, size);
             assert_eq!(shown, "boot\nhello\nvery\n", "pieces of {size}");
-            assert_eq!(console.json(), ["{\"exits\":3}"]);
+            let marked = Marked { line: "{\"exits\":3}".into(), at: "boot\nhello\n".len() };
+            assert_eq!(console.json(), [marked]);
             assert_eq!(console.verdict(), Some(&Verdict::Pass));
         }
     }

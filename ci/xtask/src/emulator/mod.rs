@@ -17,6 +17,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use console::Console;
+pub(crate) use console::Marked;
+pub(crate) use qemu::{RTC, TCG_CPU};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 pub(crate) use tsc::megahertz as tsc_megahertz;
 
@@ -92,7 +94,7 @@ pub(crate) struct Machine {
 pub(crate) struct Outcome {
     pub(crate) verdict: Verdict,
     /// The console's lines of JSON.
-    pub(crate) json: Vec<String>,
+    pub(crate) json: Vec<Marked>,
     /// The console's text.
     pub(crate) text: String,
     pub(crate) elapsed: Duration,
@@ -123,30 +125,49 @@ pub(crate) fn run(
     show: impl FnMut(&[u8]),
 ) -> Result<Outcome> {
     fs::create_dir_all(&machine.scratch).map_err(Error::io(&machine.scratch))?;
-    let started = Instant::now();
-    let mut session = match machine.on {
+    let session = match machine.on {
         On::Qemu | On::Kvm => qemu::prepare(machine)?,
         On::Bochs => bochs::prepare(machine)?,
     };
+    let terms =
+        Terms { limit: machine.limit, bare: machine.bare, interactive: machine.interactive };
+    follow_session(session, terms, announce, show)
+}
+
+/// What an emulator's run is bound to.
+#[derive(Clone, Copy)]
+struct Terms {
+    limit: Duration,
+    bare: bool,
+    interactive: bool,
+}
+
+fn follow_session(
+    mut session: Session,
+    terms: Terms,
+    announce: impl FnOnce(&str),
+    show: impl FnMut(&[u8]),
+) -> Result<Outcome> {
+    let started = Instant::now();
     announce(&shown(&session.command));
     let mut stdio = session.stdio()?;
-    let _terminal = machine.interactive.then(Terminal::keep);
-    if machine.interactive {
+    let _terminal = terms.interactive.then(Terminal::keep);
+    if terms.interactive {
         stdio[0] = Stdio::inherit();
     }
     let mut running = Running::start(&mut tied_to_us(&session.command, stdio))?;
     let listener = session.listen(&mut running)?;
-    let (console, ended) = supervise(&mut running, listener, machine, show)?;
+    let (console, ended) = supervise(&mut running, listener, terms.limit, show)?;
     running.kill();
     let verdict = match (console.verdict(), ended) {
         (Some(verdict), _) => verdict.clone(),
-        (None, Some(status)) if machine.bare => qemu::verdict_of(status),
+        (None, Some(status)) if terms.bare => qemu::verdict_of(status),
         (None, Some(status)) => Verdict::error(format!(
             "no verdict on the console; the emulator ended with {status}{}",
             session.complaint()
         )),
         (None, None) => {
-            Verdict::Timeout { seconds: u32::try_from(machine.limit.as_secs()).unwrap_or(u32::MAX) }
+            Verdict::Timeout { seconds: u32::try_from(terms.limit.as_secs()).unwrap_or(u32::MAX) }
         }
     };
     Ok(Outcome {
@@ -173,6 +194,29 @@ impl Drop for Terminal {
             let _ = tcsetattr(std::io::stdin(), OptionalActions::Drain, settings);
         }
     }
+}
+
+/// An emulator that runs no image of ours but prints a verdict all the same.
+#[derive(Debug)]
+pub(crate) struct Program {
+    /// Its console is standard output.
+    pub(crate) command: Command,
+    /// Where its complaints go.
+    pub(crate) log: PathBuf,
+    /// It is killed after this.
+    pub(crate) limit: Duration,
+}
+
+/// Runs such an emulator to its end.
+pub(crate) fn run_program(
+    program: Program,
+    announce: impl FnOnce(&str),
+    show: impl FnMut(&[u8]),
+) -> Result<Outcome> {
+    let Program { command, log, limit } = program;
+    let session = Session { command, source: Source::Output, log };
+    let terms = Terms { limit, bare: false, interactive: false };
+    follow_session(session, terms, announce, show)
 }
 
 /// An emulator that is ready to start.
@@ -250,11 +294,11 @@ fn tied_to_us(command: &Command, [stdin, stdout, stderr]: [Stdio; 3]) -> Command
 fn supervise(
     running: &mut Running,
     listener: Listener,
-    machine: &Machine,
+    limit: Duration,
     mut show: impl FnMut(&[u8]),
 ) -> Result<(Console, Option<ExitStatus>)> {
     let mut console = Console::default();
-    let mut deadline = machine.limit;
+    let mut deadline = limit;
     let mut ended = None;
     loop {
         match listener.pieces.recv_timeout(Duration::from_millis(20)) {

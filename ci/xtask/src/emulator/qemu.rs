@@ -12,10 +12,10 @@ use crate::verdict::Verdict;
 
 /// An EPYC with SVM and nested paging. Its random numbers would make runs differ, and
 /// CMPXCHG16B of QEMU 7.2 leaks its operand into RFLAGS, so both are hidden.
-const TCG_CPU: &str = "EPYC,+svm,+npt,-rdrand,-rdseed,-cx16";
+pub(crate) const TCG_CPU: &str = "EPYC,+svm,+npt,-rdrand,-rdseed,-cx16";
 
 /// A clock that follows counted instructions, from a day on that is always the same.
-const RTC: &str = "base=2026-01-01T00:00:00,clock=vm";
+pub(crate) const RTC: &str = "base=2026-01-01T00:00:00,clock=vm";
 
 /// OVMF with its variables in one file.
 const UEFI: &str = "/usr/share/ovmf/OVMF.fd";
@@ -49,8 +49,16 @@ fn arguments(machine: &Machine) -> Vec<String> {
     if machine.interactive {
         // Ctrl-C goes to the guest, Ctrl-A X ends the emulator.
         add(&["-chardev", "stdio,id=line,mux=on,signal=off", "-serial", "chardev:line"]);
+    } else if machine.bare {
+        add(&["-chardev", "stdio,id=line,mux=on", "-serial", "chardev:line"]);
     } else {
         add(&["-serial", "stdio"]);
+    }
+    if machine.bare {
+        // The guest finds there what the image would give it: the debug console, and the port
+        // that ends a benchmark's run.
+        add(&["-device", "isa-debugcon,iobase=0xe9,chardev=line"]);
+        add(&["-device", "isa-debug-exit,iobase=0x501,iosize=4"]);
     }
     add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
     if machine.gdb {

@@ -27,11 +27,9 @@ fn supervised(script: &str, limit: Duration) -> (Console, Option<ExitStatus>, St
     command.args(["-c", script]).stdout(Stdio::piped());
     let mut running = Running::start(&mut command).unwrap();
     let listener = Listener::of_pipe(running.child().stdout.take().unwrap());
-    let mut machine = machine();
-    machine.limit = limit;
     let mut shown = Vec::new();
     let show = |text: &[u8]| shown.extend_from_slice(text);
-    let (console, ended) = supervise(&mut running, listener, &machine, show).unwrap();
+    let (console, ended) = supervise(&mut running, listener, limit, show).unwrap();
     (console, ended, String::from_utf8(shown).unwrap())
 }
 

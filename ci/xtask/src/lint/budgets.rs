@@ -19,8 +19,14 @@ const FUNCTION_LIMIT: usize = 70;
 const FILE_LIMIT: usize = 500;
 
 /// Who may opt in to `unsafe`; every other crate forbids it.
-const UNSAFE: [&str; 5] =
-    ["anchorite-platform", "anchorite-image", "anchorite-vmx", "anchorite-svm", "anchorite-guests"];
+const UNSAFE: [&str; 6] = [
+    "anchorite-platform",
+    "anchorite-image",
+    "anchorite-vmx",
+    "anchorite-svm",
+    "anchorite-guests",
+    "anchorite-peer-kvm",
+];
 
 /// What was seen of one crate.
 #[derive(Debug, Default)]

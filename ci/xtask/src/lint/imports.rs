@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::workspace::{Metadata, Package};
 
 /// Our crates, lowest layer first, each with those of ours it may use.
-const OURS: [(&str, &[&str]); 11] = [
+const OURS: [(&str, &[&str]); 12] = [
     ("anchorite-addr", &[]),
     ("anchorite-abi", &[]),
     ("anchorite-shadow", &["anchorite-addr"]),
@@ -23,6 +23,7 @@ const OURS: [(&str, &[&str]); 11] = [
         &["anchorite-shadow", "anchorite-vmm", "anchorite-vcpu", "anchorite-addr", "anchorite-abi"],
     ),
     ("anchorite-guests", &["anchorite-abi"]),
+    ("anchorite-peer-kvm", &["anchorite-abi", "anchorite-addr", "anchorite-loader"]),
     (
         "anchorite-image",
         &[
