@@ -1,15 +1,16 @@
 //! The bytes of the instruction that exited.
 //!
-//! A CPU without NRIPS does not tell an instruction's length, so that every CPUID,
-//! RDMSR and the like has to be read from guest memory. Most come from few places:
-//! the last walk of the guest's tables is remembered with the entries it read, and
-//! used again as long as the same registers and slots are in force and a second look
-//! finds the same entries. So it is right whatever the guest did to its tables
-//! between two exits.
+//! A CPU without NRIPS and decode assists tells neither an instruction's length nor its
+//! operands, so that every CPUID, MOV to CR3, INVLPG and the like has to be read from
+//! guest memory. Most come from few places: what was found at an address is remembered
+//! with the walk that led there and with the entries that it read, and used again as
+//! long as the same registers and slots are in force and a second look finds the same
+//! entries and the same bytes. So it is right whatever the guest did to its tables or
+//! its code between two exits.
 
 use crate::action::{ExitAction, Stop};
-use crate::emulate::length::{MAX_LENGTH, unprefixed_length};
-use crate::emulate::{CodeSize, Mode, instruction_length};
+use crate::emulate::length::MAX_LENGTH;
+use crate::emulate::{CodeSize, Intercepted, intercepted};
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::memory::{AccessError, HostMemory, LONGEST, Step, Walk, WalkError};
@@ -18,28 +19,43 @@ use anchorite_addr::{Gpa, Gva, Hpa, PAGE_BYTES};
 use anchorite_shadow::{Access, AccessKind, Registers};
 use anchorite_vcpu::{ControlRegister, Event, SegmentRegister, Vcpu, Vector};
 
-/// The walk that led to the last instruction fetched; `W` is a word of guest memory.
-#[derive(Debug)]
-pub(crate) struct WalkCache<W>(Option<Remembered<W>>);
+/// Instructions remembered. A power of two.
+const KNOWN: usize = 32;
 
-impl<W> Default for WalkCache<W> {
+/// The instructions fetched last; `W` is a word of guest memory.
+#[derive(Debug)]
+pub(crate) struct CodeCache<W>([Option<Known<W>>; KNOWN]);
+
+impl<W> Default for CodeCache<W> {
     fn default() -> Self {
-        Self(None)
+        Self([const { None }; KNOWN])
     }
 }
 
-#[derive(Debug)]
-struct Remembered<W> {
-    /// The linear page, by its number.
-    page: u64,
+/// An instruction, and how it was found.
+#[derive(Clone, Copy, Debug)]
+struct Known<W> {
+    /// Its linear address.
+    linear: u64,
+    code: CodeSize,
     registers: Registers,
     slots: u64,
     /// The words that held the walk's entries, and what they held. Shorter walks
     /// repeat the last one: comparing it again is cheaper than counting. `None` with
     /// paging off.
     entries: Option<[(W, u64); LONGEST]>,
-    /// Host address of the page that the walk led to.
+    /// Host address of its first byte.
     host: Hpa,
+    /// The two words that it lies in, and what it was decoded to; `None` where it does
+    /// not lie in two words of one page.
+    decoded: Option<([(W, u64); 2], Intercepted)>,
+}
+
+impl<W> CodeCache<W> {
+    /// Where an instruction's place is: one address under many roots has many.
+    const fn place(linear: u64, cr3: u64) -> usize {
+        (linear ^ cr3 >> 12) as usize % KNOWN
+    }
 }
 
 /// The bytes at RIP, as many as could be read.
@@ -67,49 +83,57 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// The same where the CPU does not tell the length.
     #[inline]
     fn skip_by_decoding(&mut self) -> ExitAction {
-        match self
-            .first_bytes()
-            .map(|[first, second, third]| unprefixed_length(first, second, third))
-        {
-            Some(length) if length != 0 => ExitAction::SkipInstruction(length),
-            _ => self.skip_slowly(),
+        match self.decoded() {
+            Ok(instruction) => ExitAction::SkipInstruction(instruction.length),
+            Err(action) => action,
         }
+    }
+
+    /// The instruction at RIP. An error is what to do because there is none.
+    #[inline]
+    pub(crate) fn decoded(&mut self) -> Result<Intercepted, ExitAction> {
+        let (linear, code) = self.linear_rip();
+        let host = self.memory.host();
+        if let Some(known) = self.recall(linear, code) {
+            if let Some((words, instruction)) = known.decoded {
+                if words.iter().all(|(word, value)| host.read_word(*word) == *value) {
+                    self.counters.fetch_hits += 1;
+                    return Ok(instruction);
+                }
+            }
+        }
+        self.decode_anew(linear, code)
     }
 
     #[cold]
-    fn skip_slowly(&mut self) -> ExitAction {
-        let (_, code) = self.linear_rip();
-        let bytes = match self.instruction_bytes() {
-            Ok(bytes) => bytes,
-            Err(action) => return action,
-        };
-        match instruction_length(bytes.as_slice(), code) {
-            Ok(length) => ExitAction::SkipInstruction(length),
-            Err(_) => ExitAction::Stop(Stop::Emulation { what: "no instruction", gpa: None }),
-        }
+    fn decode_anew(&mut self, linear: Gva, code: CodeSize) -> Result<Intercepted, ExitAction> {
+        let bytes = self.instruction_bytes()?;
+        let rip = self.vcpu.regs().rip;
+        let instruction = intercepted(bytes.as_slice(), rip, code)
+            .map_err(|_| ExitAction::Stop(Stop::Emulation { what: "no instruction", gpa: None }))?;
+        self.remember(linear, instruction);
+        Ok(instruction)
     }
 
-    /// The first three bytes, by the remembered walk or a new one; `None` where they
-    /// do not lie in one page, cannot be read, or lie in a segment with a base.
-    #[inline]
-    fn first_bytes(&mut self) -> Option<[u8; 3]> {
-        let linear = Gva::new(self.vcpu.regs().rip);
-        if linear.as_u64() >> 32 == 0 && self.vcpu.segment(SegmentRegister::Cs).base != 0 {
-            return None;
+    /// Keeps what the instruction at `linear` was decoded to beside how it was found, where
+    /// its bytes lie in two words of one page.
+    fn remember(&mut self, linear: Gva, instruction: Intercepted) {
+        let place = CodeCache::<<H::Memory as HostMemory>::Word>::place(
+            linear.as_u64(),
+            self.vcpu.control(ControlRegister::Cr3),
+        );
+        let Some(known) = &mut self.code_cache.0[place] else { return };
+        let inside = linear.page_offset() <= PAGE_BYTES - 16;
+        if known.linear != linear.as_u64() || !inside || instruction.length > 8 {
+            return;
         }
-        if linear.page_offset() > PAGE_BYTES - 8 {
-            return None;
-        }
-        let page = self.code_page(linear).ok()?;
-        let at = page.wrapping_add(linear.page_offset());
-        let aligned = Hpa::new(at.as_u64() & !7);
-        let shift = 8 * (at.as_u64() & 7);
-        let mut word = self.memory.host().load_u64(aligned).ok()? >> shift;
-        if shift > 40 {
-            word |= self.memory.host().load_u64(aligned.wrapping_add(8)).ok()? << (64 - shift);
-        }
-        let [first, second, third, ..] = word.to_le_bytes();
-        Some([first, second, third])
+        let host = self.memory.host();
+        let first = Hpa::new(known.host.as_u64() & !7);
+        let (Ok(first), Ok(second)) = (host.word(first), host.word(first.wrapping_add(8))) else {
+            return;
+        };
+        let words = [first, second].map(|word| (word, host.read_word(word)));
+        known.decoded = Some((words, instruction));
     }
 
     /// Up to 15 bytes at RIP: fewer where the next page cannot be fetched.
@@ -123,10 +147,16 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             return Ok(read);
         }
 
-        let (linear, _) = self.linear_rip();
+        let (linear, code) = self.linear_rip();
         let there = (PAGE_BYTES - linear.page_offset()).min(MAX_LENGTH as u64) as usize;
-        let page = self.code_page(linear).map_err(|error| self.fetch_failed(error))?;
-        let at = page.wrapping_add(linear.page_offset());
+        let at = match self.recall(linear, code) {
+            Some(known) => {
+                let host = known.host;
+                self.counters.fetch_hits += 1;
+                host
+            }
+            None => self.locate(linear, code).map_err(|error| self.fetch_failed(error))?,
+        };
         let fetched = self.memory.host().read(at, &mut read.bytes[..there]);
         fetched.map_err(|_| no_memory(None))?;
         read.used = there;
@@ -144,21 +174,19 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         }
     }
 
-    /// Where the page of `linear` lies.
+    /// What is known of the instruction at `linear`, if the walk to it still holds.
     #[inline]
-    fn code_page(&mut self, linear: Gva) -> Result<Hpa, WalkError> {
-        match self.recall(linear) {
-            Some(page) => Ok(page),
-            None => self.locate(linear),
-        }
-    }
-
-    /// Where the page of `linear` lies, if the last walk still holds.
-    #[inline]
-    fn recall(&mut self, linear: Gva) -> Option<Hpa> {
-        let known = self.walk_cache.0.as_ref()?;
-        let current = known.page == linear.frame().number()
-            && known.registers.cr3 == self.vcpu.control(ControlRegister::Cr3)
+    fn recall(
+        &self,
+        linear: Gva,
+        code: CodeSize,
+    ) -> Option<&Known<<H::Memory as HostMemory>::Word>> {
+        let cr3 = self.vcpu.control(ControlRegister::Cr3);
+        let place = CodeCache::<<H::Memory as HostMemory>::Word>::place(linear.as_u64(), cr3);
+        let known = self.code_cache.0[place].as_ref()?;
+        let current = known.linear == linear.as_u64()
+            && known.code == code
+            && known.registers.cr3 == cr3
             && known.registers.cr0.bits() == self.vcpu.control(ControlRegister::Cr0)
             && known.registers.cr4.bits() == self.vcpu.control(ControlRegister::Cr4)
             && known.registers.efer.bits() == self.vcpu.control(ControlRegister::Efer)
@@ -168,25 +196,29 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         if !current || !known.entries.as_ref().is_none_or(|entries| entries.iter().all(holds)) {
             return None;
         }
-        self.counters.fetch_hits += 1;
-        Some(known.host)
+        Some(known)
     }
 
-    /// Walks to the page of `linear` and remembers how.
+    /// Walks to `linear` and remembers how; its host address.
     #[cold]
-    fn locate(&mut self, linear: Gva) -> Result<Hpa, WalkError> {
+    fn locate(&mut self, linear: Gva, code: CodeSize) -> Result<Hpa, WalkError> {
         self.counters.fetch_walks += 1;
         let walk = self.walk_to(linear, AccessKind::Execute)?;
-        let page = Gpa::new(walk.gpa.as_u64() - walk.gpa.page_offset());
-        let missing = AccessError::NoMemory { gpa: page };
-        let host = self.memory.slots().host_address(page).ok_or(WalkError::NoTable(missing))?;
-        self.walk_cache = WalkCache(self.entries_of(&walk).map(|entries| Remembered {
-            page: linear.frame().number(),
-            registers: self.paging_registers(),
+        let missing = AccessError::NoMemory { gpa: walk.gpa };
+        let host = self.memory.slots().host_address(walk.gpa).ok_or(WalkError::NoTable(missing))?;
+        let registers = self.paging_registers();
+        let known = self.entries_of(&walk).map(|entries| Known {
+            linear: linear.as_u64(),
+            code,
+            registers,
             slots: self.memory.slots().generation(),
             entries,
             host,
-        }));
+            decoded: None,
+        });
+        let place =
+            CodeCache::<<H::Memory as HostMemory>::Word>::place(linear.as_u64(), registers.cr3);
+        self.code_cache.0[place] = known;
         Ok(host)
     }
 
@@ -230,7 +262,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         if rip >> 32 != 0 {
             return (Gva::new(rip), CodeSize::Bits64);
         }
-        match Mode::of(&self.vcpu).code {
+        match CodeSize::of(&self.vcpu) {
             CodeSize::Bits64 => (Gva::new(rip), CodeSize::Bits64),
             code => {
                 let base = self.vcpu.segment(SegmentRegister::Cs).base;

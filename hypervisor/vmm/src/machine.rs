@@ -7,7 +7,7 @@ use crate::cpuid::Cpuid;
 use crate::devices::{self, Devices, Now};
 use crate::events::Events;
 use crate::exits::Unprotected;
-use crate::fetch::WalkCache;
+use crate::fetch::CodeCache;
 use crate::host::Host;
 use crate::memory::{GuestMemory, HostMemory, Memslot, SlotChange, SlotError, SlotId};
 use crate::msr::{Msrs, policy};
@@ -51,7 +51,7 @@ pub struct Machine<B, T, H: Host> {
     pub(crate) host: H,
     pub(crate) devices: Devices,
     pub(crate) events: Events,
-    pub(crate) walk_cache: WalkCache<<H::Memory as HostMemory>::Word>,
+    pub(crate) code_cache: CodeCache<<H::Memory as HostMemory>::Word>,
     pub(crate) counters: Counters,
     pub(crate) bench: Bench,
     /// When the guest was left, and what that exit will be accounted as.
@@ -94,7 +94,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             memory: GuestMemory::new(memory),
             devices: Devices::new(config.devices),
             events: Events::default(),
-            walk_cache: WalkCache::default(),
+            code_cache: CodeCache::default(),
             counters: Counters::default(),
             bench: Bench::default(),
             left: 0,

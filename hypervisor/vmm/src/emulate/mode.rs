@@ -16,6 +16,18 @@ pub enum CodeSize {
 }
 
 impl CodeSize {
+    /// The size of the code that a vCPU runs.
+    #[inline]
+    pub fn of(vcpu: &impl Vcpu) -> Self {
+        let cr0 = Cr0::from_bits_retain(vcpu.control(ControlRegister::Cr0));
+        let virtual_8086 = vcpu.regs().rflags & Rflags::VM.bits() != 0;
+        if cr0.contains(Cr0::PE) && !virtual_8086 {
+            protected_code_size(vcpu)
+        } else {
+            Self::Bits16
+        }
+    }
+
     /// 16, 32 or 64.
     pub const fn bits(self) -> u32 {
         match self {
@@ -63,11 +75,7 @@ impl Mode {
     pub fn of(vcpu: &impl Vcpu) -> Self {
         let cr0 = Cr0::from_bits_retain(vcpu.control(ControlRegister::Cr0));
         let virtual_8086 = vcpu.regs().rflags & Rflags::VM.bits() != 0;
-        let code = if cr0.contains(Cr0::PE) && !virtual_8086 {
-            protected_code_size(vcpu)
-        } else {
-            CodeSize::Bits16
-        };
+        let code = CodeSize::of(vcpu);
         Self {
             code,
             stack_bytes: stack_bytes(vcpu, code),

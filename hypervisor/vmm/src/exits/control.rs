@@ -47,8 +47,8 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         if !matches!(exit.number, 0 | 2 | 3 | 4 | 8) {
             return hidden_instruction();
         }
-        let access = match self.complete(exit) {
-            Ok(access) => access,
+        let (access, length) = match self.complete(exit) {
+            Ok(complete) => complete,
             Err(action) => return action,
         };
         let done = match access {
@@ -75,31 +75,39 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             }
         };
         match done {
-            Ok(()) => self.skip(),
+            // What the instruction changed may have taken its own bytes away.
+            Ok(()) => ExitAction::SkipInstruction(length),
             Err(Refused) => general_protection(),
         }
     }
 
-    /// Finds the operand that the CPU left out by decoding the instruction.
-    fn complete(&mut self, exit: ControlExit) -> Result<Complete, ExitAction> {
-        match exit.access {
-            ControlAccess::Write(Some(from)) => return Ok(Complete::Write(from)),
-            ControlAccess::Read(Some(to)) => return Ok(Complete::Read(to)),
-            ControlAccess::Clts => return Ok(Complete::Clts),
-            ControlAccess::Lmsw(Some(source)) => return Ok(Complete::Lmsw(source)),
-            _ => {}
-        }
-        let no_such = Stop::Emulation { what: "no access to a control register", gpa: None };
-        let Some(instruction) = self.decode_intercepted() else {
-            return Err(ExitAction::Stop(no_such));
+    /// The access with its operand, and the instruction's length; what the CPU left out
+    /// is found by decoding.
+    fn complete(&mut self, exit: ControlExit) -> Result<(Complete, u8), ExitAction> {
+        let told = match exit.access {
+            ControlAccess::Write(Some(from)) => Some(Complete::Write(from)),
+            ControlAccess::Read(Some(to)) => Some(Complete::Read(to)),
+            ControlAccess::Clts => Some(Complete::Clts),
+            ControlAccess::Lmsw(Some(source)) => Some(Complete::Lmsw(source)),
+            _ => None,
         };
-        match instruction.operation {
-            Operation::WriteControl { number, from } if number == exit.number => {
+        if let (Some(access), Some(length)) = (told, self.vcpu.instruction_length()) {
+            return Ok((access, length));
+        }
+        let instruction = self.decoded()?;
+        let access = match told {
+            Some(access) => access,
+            None => self.complete_by(instruction.operation, exit.number)?,
+        };
+        Ok((access, instruction.length))
+    }
+
+    fn complete_by(&mut self, operation: Operation, register: u8) -> Result<Complete, ExitAction> {
+        match operation {
+            Operation::WriteControl { number, from } if number == register => {
                 Ok(Complete::Write(from))
             }
-            Operation::ReadControl { number, to } if number == exit.number => {
-                Ok(Complete::Read(to))
-            }
+            Operation::ReadControl { number, to } if number == register => Ok(Complete::Read(to)),
             Operation::Clts => Ok(Complete::Clts),
             Operation::Smsw(to, bytes) => Ok(Complete::Smsw(to, bytes)),
             Operation::Lmsw(Place::Register(register)) => {
@@ -108,7 +116,10 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             Operation::Lmsw(Place::Memory(operand)) => {
                 self.word_operand(&operand, None).map(Complete::Lmsw)
             }
-            _ => Err(ExitAction::Stop(no_such)),
+            _ => Err(ExitAction::Stop(Stop::Emulation {
+                what: "no access to a control register",
+                gpa: None,
+            })),
         }
     }
 
@@ -303,6 +314,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
 }
 
 /// A [`ControlAccess`] with every operand known.
+#[derive(Clone, Copy)]
 enum Complete {
     Write(Gpr),
     Read(Gpr),

@@ -46,7 +46,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     }
 
     fn decode_debug_operand(&mut self, exit: DebugExit) -> Option<Gpr> {
-        match self.decode_intercepted()?.operation {
+        match self.decoded().ok()?.operation {
             Operation::WriteDebug { number, from } if number == exit.number => Some(from),
             Operation::ReadDebug { number, to } if number == exit.number => Some(to),
             _ => None,

@@ -4,8 +4,7 @@ use crate::action::{ExitAction, Stop};
 use crate::devices::Effect;
 use crate::emulate::address::linearize;
 use crate::emulate::{
-    Access, Environment, Exception, Fault, Intercepted, MemoryOperand, Mode, Outcome, emulate,
-    intercepted,
+    Access, Environment, Exception, Fault, MemoryOperand, Mode, Outcome, emulate,
 };
 use crate::host::Host;
 use crate::machine::Machine;
@@ -19,14 +18,6 @@ use anchorite_vcpu::{ControlRegister, Segment, SegmentRegister, Vcpu};
 const WALK_ATTEMPTS: usize = 4;
 
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
-    /// Decodes the instruction that exited.
-    pub(super) fn decode_intercepted(&mut self) -> Option<Intercepted> {
-        let code = Mode::of(&self.vcpu).code;
-        let rip = self.vcpu.regs().rip;
-        let bytes = self.instruction_bytes().ok()?;
-        intercepted(bytes.as_slice(), rip, code).ok()
-    }
-
     /// Carries out the instruction at RIP in the guest's place: `what` and `gpa` say
     /// in a verdict what it was to do, should that not be possible.
     #[cold]

@@ -62,10 +62,11 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     pub(super) fn perform(&mut self, effect: Effect) -> Result<(), Stop> {
         match effect {
             Effect::None => {}
-            Effect::Exit { status } => return Err(Stop::Exit { status }),
             // A benchmark that said it is done has passed, whatever it leaves in EAX.
             Effect::EndOfRun { .. } if self.bench.done => return Err(Stop::Exit { status: 0 }),
-            Effect::EndOfRun { status } => return Err(Stop::Exit { status }),
+            Effect::Exit { status } | Effect::EndOfRun { status } => {
+                return Err(Stop::Exit { status });
+            }
             Effect::Print(byte) | Effect::Serial(byte) => {
                 self.bench.mid_line = byte != b'\n';
                 self.host.console_write(&[byte]);

@@ -1,7 +1,7 @@
 //! The exits that need little.
 
 use crate::action::{ExitAction, Stop};
-use crate::emulate::{Mode, Operation};
+use crate::emulate::{CodeSize, Operation};
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::translation::Translation;
@@ -17,11 +17,19 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
 
     /// INVLPG.
     pub(crate) fn invlpg(&mut self, gva: Option<Gva>) -> ExitAction {
-        let Some(gva) = gva.or_else(|| self.invlpg_operand()) else {
+        if let (Some(gva), Some(length)) = (gva, self.vcpu.instruction_length()) {
+            self.translation.invalidate(gva);
+            return ExitAction::SkipInstruction(length);
+        }
+        let instruction = match self.decoded() {
+            Ok(instruction) => instruction,
+            Err(action) => return action,
+        };
+        let Some(gva) = gva.or_else(|| self.invlpg_operand(instruction.operation)) else {
             return ExitAction::Stop(Stop::Emulation { what: "no INVLPG", gpa: None });
         };
         self.translation.invalidate(gva);
-        self.skip()
+        ExitAction::SkipInstruction(instruction.length)
     }
 
     /// Lets devices see the time and the console's input.
@@ -50,10 +58,10 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         }
     }
 
-    fn invlpg_operand(&mut self) -> Option<Gva> {
-        let Operation::Invlpg(operand) = self.decode_intercepted()?.operation else { return None };
+    fn invlpg_operand(&self, operation: Operation) -> Option<Gva> {
+        let Operation::Invlpg(operand) = operation else { return None };
         let base = self.vcpu.segment(operand.segment).base;
-        Some(operand.linear(self.vcpu.regs(), base, Mode::of(&self.vcpu).code))
+        Some(operand.linear(self.vcpu.regs(), base, CodeSize::of(&self.vcpu)))
     }
 }
 
