@@ -59,6 +59,8 @@ impl Machine {
         let kvm = Kvm::new()?;
         let mut cpuid: CpuId = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
         hide_the_apic(&mut cpuid);
+        // The first machine of a system switches virtualization on; it is made and dropped here.
+        drop(kvm.create_vm()?.create_vcpu(0)?);
         let begun = ticks();
         let vm = Vm { fd: kvm.create_vm()?, spare: spare.mapping().0, lightest };
         vm.set_limit(0)?;
@@ -66,8 +68,6 @@ impl Machine {
         vm.set_slot(0, 0, start, bytes)?;
         let vcpu = vm.fd.create_vcpu(0)?;
         vcpu.set_cpuid2(&cpuid)?;
-        // The mapping must outlive the machine, which lives as long as the process.
-        std::mem::forget(spare);
         Ok(Self { vm, vcpu, begun })
     }
 

@@ -15,7 +15,8 @@ use crate::Failure;
 const LOW_RAM: u64 = 0x9_fc00;
 const HIGH_RAM: u64 = 1 << 20;
 
-/// The guest's RAM, from guest-physical address 0 on.
+/// The guest's RAM, from guest-physical address 0 on. Never unmapped: a machine that uses it
+/// lives as long as the process.
 #[derive(Debug)]
 pub(crate) struct Memory {
     start: NonNull<u8>,

@@ -1,4 +1,5 @@
-//! `test`: the host's tests, then the guests of the matrix.
+//! `test`: the host's tests, then the guests of the matrix, then the benchmarks against their
+//! baselines.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 
+use crate::bench;
 use crate::cli::{GuestArgs, RunArgs, TestArgs};
 use crate::emulator::{self, On, Outcome};
 use crate::error::{Error, Result};
@@ -43,7 +45,13 @@ pub(crate) fn test(workspace: &Workspace, args: &TestArgs) -> Result<()> {
     }
     prepare(workspace, &cells)?;
     let jobs = args.jobs.map_or_else(default_jobs, usize::from);
-    report(&run_all(&cells, &matrix, jobs))
+    let guests = report(&run_all(&cells, &matrix, jobs));
+    if args.matrix.is_some() {
+        return guests;
+    }
+    println!("\nbenchmarks:");
+    let benchmarks = bench::gate(workspace, None);
+    guests.and(benchmarks)
 }
 
 /// The options that choose all packages of the host.

@@ -84,12 +84,20 @@ fn one(workspace: &Workspace, guest: &str, args: &BenchArgs, from: &Path) -> Res
     if args.bare {
         return Ok(());
     }
-    let name = Guest::find(guest, &Matrix::read()?, from)?.name();
-    let baseline = Baseline::of(&name, args.mmu.name());
+    let baseline = Baseline::of(&name(guest, from)?, args.mmu.name());
     match &args.reason {
         Some(reason) if args.accept => baseline.accept(&results.measured, reason),
         _ => baseline.compare(&results.measured),
     }
+}
+
+/// What a guest's baseline is called: a file's never takes a bundled guest's place.
+fn name(guest: &str, from: &Path) -> Result<String> {
+    let guest = Guest::find(guest, &Matrix::read()?, from)?;
+    Ok(match &guest {
+        Guest::File(_) => format!("file-{}", guest.name()),
+        _ => guest.name(),
+    })
 }
 
 fn default_mib(guest: &str) -> u32 {

@@ -175,8 +175,8 @@ fn table(columns: &Columns) -> String {
         text += &line(row, ours, mark, columns);
     }
     let [aim, ok, missed] = counts;
-    text += &format!("{aim} rows at the aim, {ok} more within `at most`, {missed} missed\n");
-    text
+    let sum = format!("{aim} rows at the aim, {ok} more within `at most`, {missed} missed\n");
+    text + &sum
 }
 
 fn line(row: &Row, ours: Option<f64>, mark: &str, columns: &Columns) -> String {

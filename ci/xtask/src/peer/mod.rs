@@ -93,12 +93,11 @@ fn init_script(modules: &[&str], args: &PeerArgs) -> String {
     );
     for module in modules {
         let parameters = if *module == "kvm-amd" { format!(" npt={npt}") } else { String::new() };
-        script += &format!("$b insmod /modules/{module}.ko{parameters}\n");
+        script.extend(["$b insmod /modules/", module, ".ko", &parameters, "\n"]);
     }
     let words = args.append.as_deref().unwrap_or_default();
     script += "echo \"npt: $($b cat /sys/module/kvm_amd/parameters/npt)\"\n";
-    script += &format!("/bin/peer /guest {GUEST_MIB} {words}\n$b poweroff -f\n");
-    script
+    script + &format!("/bin/peer /guest {GUEST_MIB} {words}\n$b poweroff -f\n")
 }
 
 fn boot(kernel: &Kernel, archive: &[u8]) -> Result<Outcome> {

@@ -3,7 +3,8 @@
 //! Words on the command line choose sections (`exits`, `cr3`, `edit`, `touch`, `zap`,
 //! `limit`, `fork`, `reader`, `remap`); without one all run. `quick` leaves out the
 //! shapes that need minutes where a zap costs what KVM's does. `max=N` leaves out
-//! shapes of more than N tables.
+//! shapes of more than N tables; `row=NAME` leaves only that row of the sections whose rows
+//! do not build on each other, for a profile of it.
 //!
 //! Each section is timed by the guest itself with RDTSC; the host is told of its begin
 //! and its end outside the timed window. Every sample goes out as
@@ -54,8 +55,7 @@ fn run(boot: &BootInfo) -> Status {
         Err(message) => give_up(message, 1),
     };
     let chosen = SECTIONS.iter().any(|(name, _)| boot.has_flag(name));
-    let most = boot.argument("max").and_then(|text| text.parse().ok()).unwrap_or(u64::MAX);
-    let mut bench = Bench::new(frames, boot.has_flag("quick"), most);
+    let mut bench = Bench::new(frames, boot);
     for (name, section) in SECTIONS {
         if !chosen || boot.has_flag(name) {
             bench.renew();

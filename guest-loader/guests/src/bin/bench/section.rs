@@ -3,7 +3,7 @@
 use anchorite_guests::abi::bench::Command;
 use anchorite_guests::instructions::rdtsc;
 use anchorite_guests::timing::command;
-use anchorite_guests::{print, println};
+use anchorite_guests::{BootInfo, print, println};
 
 use crate::frames::Frames;
 use crate::tables::{Shape, Space};
@@ -23,16 +23,27 @@ pub(crate) struct Bench {
     pub(crate) quick: bool,
     /// Shapes of more tables are left out.
     most_tables: u64,
+    /// The only row wanted, of those that are measured apart.
+    row: Option<&'static str>,
     /// The next section's number, for the host.
     next: u32,
 }
 
 impl Bench {
-    pub(crate) fn new(mut frames: Frames, quick: bool, most_tables: u64) -> Self {
+    pub(crate) fn new(mut frames: Frames, boot: &BootInfo) -> Self {
+        let most = boot.argument("max").and_then(|text| text.parse().ok());
         let space = Space::new(&mut frames);
         space.enter();
         let floor = frames.mark();
-        Self { frames, space, floor, quick, most_tables, next: 1 }
+        Self {
+            frames,
+            space,
+            floor,
+            quick: boot.has_flag("quick"),
+            most_tables: most.unwrap_or(u64::MAX),
+            row: boot.argument("row"),
+            next: 1,
+        }
     }
 
     /// Empties the test region and takes its tables back; what the host shadowed goes too,
@@ -56,6 +67,9 @@ impl Bench {
         mut prepare: impl FnMut(&mut Self),
         mut operation: impl FnMut(),
     ) {
+        if self.row.is_some_and(|row| row != name) {
+            return;
+        }
         let mut ticks = Ticks::default();
         for sample in &mut ticks {
             prepare(self);
