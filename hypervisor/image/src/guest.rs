@@ -13,12 +13,12 @@ use anchorite_shadow::{AnyMmu, Config, PolicyKind};
 use anchorite_vcpu::{DescriptorTable, Gpr, Vcpu};
 use anchorite_vmm::cpuid::Cpuid;
 use anchorite_vmm::cpuid::policy::Register;
-use anchorite_vmm::devices;
 use anchorite_vmm::host::Host;
 use anchorite_vmm::machine::Machine;
 use anchorite_vmm::memory::{AccessError, GuestMemory, Memslot, SlotId};
 use anchorite_vmm::start::{StartMode, StartState};
 use anchorite_vmm::translation::{Shadow, Translation};
+use anchorite_vmm::{devices, firmware};
 use core::fmt::Write;
 
 /// RAM that a PC's memory map shows below 1 MiB.
@@ -60,6 +60,10 @@ pub(crate) fn load<'a, B: Vcpu, T: Translation>(
     let map = memory_map(ram.bytes());
     if !options.zeroed {
         clear(machine.memory(), ram.bytes());
+    }
+    for (at, bytes) in firmware::tables(options.devices) {
+        // Where a machine has not even that memory, a kernel finds no tables.
+        let _ = machine.memory().place(at, &bytes);
     }
     let loaded = loader::load(&guest, &mut LoaderView { memory: machine.memory(), map: &map })?;
     for note in &loaded.notes {

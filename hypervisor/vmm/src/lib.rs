@@ -17,6 +17,7 @@
 //! | [`translation`] | what stands at the root: nested tables, or the shadow engine |
 //! | [`cpuid`], [`msr`] | what the guest is shown, as tables |
 //! | [`devices`], [`emulate`] | the devices; instructions that access them |
+//! | [`firmware`] | the tables that a PC's firmware leaves in memory |
 //! | [`counters`] | what the exits were and cost |
 //! | [`bench`] | a benchmark guest's commands, its zaps timed |
 //! | [`action`] | what a handler decided, how a run ended |
@@ -53,6 +54,7 @@ pub mod emulate;
 mod events;
 mod exits;
 mod fetch;
+pub mod firmware;
 pub mod host;
 pub mod machine;
 pub mod memory;

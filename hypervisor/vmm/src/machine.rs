@@ -13,6 +13,7 @@ use crate::memory::{GuestMemory, HostMemory, Memslot, SlotChange, SlotError, Slo
 use crate::msr::{Msrs, policy};
 use crate::start::StartState;
 use crate::translation::Translation;
+use anchorite_abi::DeviceSet;
 use anchorite_addr::Gfn;
 use anchorite_shadow::Registers as PagingRegisters;
 use anchorite_vcpu::{ControlRegister, Cr4, Vcpu, Vector};
@@ -87,7 +88,10 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// without an exit are opened here.
     pub fn new(vcpu: B, translation: T, memory: H::Memory, host: H, config: Config) -> Self {
         let hertz = host.hertz();
-        let cpuid = Cpuid::new(|leaf, subleaf| host.cpuid(leaf, subleaf), hertz);
+        let mut cpuid = Cpuid::new(|leaf, subleaf| host.cpuid(leaf, subleaf), hertz);
+        if config.devices.set >= DeviceSet::L4 {
+            cpuid.show_apic();
+        }
         let mut machine = Self {
             vcpu,
             translation,

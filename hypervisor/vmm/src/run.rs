@@ -280,6 +280,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             self.vcpu.inject(Event::nmi());
             free = false;
         }
+        self.tell_priority();
         if free && !shadow && self.interrupts_enabled() {
             if let Some(vector) = self.devices.interrupts.acknowledge() {
                 self.counters.interrupts += 1;

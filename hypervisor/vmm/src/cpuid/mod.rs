@@ -76,6 +76,14 @@ impl Cpuid {
         }
     }
 
+    /// Shows a local APIC: bit 9 of leaf 1 EDX, and of its copy where AMD's CPUs have one.
+    pub const fn show_apic(&mut self) {
+        self.basic[1].edx |= 1 << 9;
+        if self.extended[1].edx & 1 != 0 {
+            self.extended[1].edx |= 1 << 9;
+        }
+    }
+
     /// What the guest reads. Leaves that do not exist read as zeroes: Intel's CPUs
     /// repeat the last basic leaf there, AMD's give zeroes, and nothing depends on it.
     #[inline]

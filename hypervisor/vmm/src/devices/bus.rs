@@ -2,10 +2,12 @@
 
 use super::cmos::{self, Cmos};
 use super::i8042::I8042;
-use super::irq::{Interrupts, line};
+use super::irq::{APIC_BASE, Asked, Interrupts, line};
 use super::mmio_test::MmioTest;
+use super::pci::Pci;
 use super::pit::Pit;
 use super::post::PostCodes;
+use super::power::{self, Power};
 use super::reset::{ResetLine, ResetPorts};
 use super::time::Now;
 use super::uart::Uart;
@@ -17,6 +19,9 @@ use anchorite_vcpu::Vector;
 
 /// Last port of the first serial line.
 const COM1_LAST: u16 = port::COM1 + 7;
+
+/// The I/O APIC's page.
+const IO_APIC: u64 = 0xfec0_0000;
 
 /// What a write asks of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +47,8 @@ pub enum Effect {
     Bench(bench::Command),
     /// Deliver an NMI.
     RaiseNmi,
+    /// CR8 has this value now: the task priority was written in memory.
+    Priority(u8),
     /// The guest pulled its processor's reset line.
     Reset,
     /// The guest switched the machine off.
@@ -77,6 +84,13 @@ impl Default for Config {
     }
 }
 
+/// Whose registers a page holds.
+#[derive(Clone, Copy)]
+enum ApicPage {
+    Local,
+    Io,
+}
+
 /// Every device of the machine, and the way to them.
 #[derive(Clone, Debug)]
 pub struct Devices {
@@ -99,6 +113,8 @@ pub struct Devices {
     cmos: Cmos,
     i8042: I8042,
     reset: ResetPorts,
+    pci: Pci,
+    power: Power,
     mmio_test: MmioTest,
 }
 
@@ -112,7 +128,10 @@ impl Devices {
     /// A machine just reset.
     pub fn new(config: Config) -> Self {
         // The timer's output is high until a guest programs it.
-        let mut interrupts = Interrupts::default();
+        let mut interrupts = match config.set {
+            DeviceSet::L4 => Interrupts::with_apics(),
+            _ => Interrupts::default(),
+        };
         interrupts.set_line(line::TIMER, true);
         Self {
             config,
@@ -126,6 +145,8 @@ impl Devices {
             pit: Pit::default(),
             cmos: if config.set >= DeviceSet::L3 { Cmos::new(config.cmos) } else { Cmos::flat() },
             reset: ResetPorts::default(),
+            pci: Pci::default(),
+            power: Power::default(),
             i8042: I8042::default(),
             mmio_test: MmioTest::default(),
         }
@@ -137,7 +158,7 @@ impl Devices {
             return self.read_byte(port, now).into();
         }
         if !is_byte_wide(port) {
-            return self.unknown.read(port, size);
+            return self.read_wide(port, size, now);
         }
         (0..u16::from(size.min(4))).fold(0, |value, index| {
             let byte = self.read_byte(port.wrapping_add(index), now);
@@ -162,16 +183,35 @@ impl Devices {
 
     /// A load of `size` bytes (1, 2, 4 or 8) from an address without RAM; all ones
     /// where no device lies. `None` says so, for a counter.
-    pub fn read_mmio(&mut self, gpa: Gpa, size: u8) -> Option<u64> {
-        let offset = self.mmio_test_offset(gpa)?;
-        Some(self.mmio_test.read(offset, size))
+    #[inline]
+    pub fn read_mmio(&mut self, gpa: Gpa, size: u8, now: Now) -> Option<u64> {
+        let value = match self.apic_at(gpa) {
+            Some(ApicPage::Local) => self.interrupts.read_apic((gpa.page_offset() >> 4) as u8, now),
+            Some(ApicPage::Io) => self.interrupts.read_io_apic(gpa.page_offset()),
+            None => {
+                let offset = self.mmio_test_offset(gpa)?;
+                return Some(self.mmio_test.read(offset, size));
+            }
+        };
+        // Registers are 32 bits wide and 16 bytes apart; other bytes read zero.
+        Some(u64::from(value) >> (8 * (gpa.page_offset() & 3)))
     }
 
     /// A store of the low `size` bytes (1, 2, 4 or 8) of `value` to an address
     /// without RAM; `None` where no device lies.
-    pub fn write_mmio(&mut self, gpa: Gpa, size: u8, value: u64) -> Option<Effect> {
-        let offset = self.mmio_test_offset(gpa)?;
-        self.mmio_test.write(offset, size, value);
+    #[inline]
+    pub fn write_mmio(&mut self, gpa: Gpa, size: u8, value: u64, now: Now) -> Option<Effect> {
+        let offset = gpa.page_offset();
+        match self.apic_at(gpa) {
+            // What is not a whole register is undefined; it does nothing here.
+            Some(_) if offset % 16 != 0 || size < 4 => {}
+            Some(ApicPage::Local) => return Some(self.write_apic(offset, value as u32, now)),
+            Some(ApicPage::Io) => self.interrupts.write_io_apic(offset, value as u32),
+            None => {
+                let offset = self.mmio_test_offset(gpa)?;
+                self.mmio_test.write(offset, size, value);
+            }
+        }
         Some(Effect::None)
     }
 
@@ -185,6 +225,7 @@ impl Devices {
 
     /// Lets time pass: raises interrupts that have become due.
     pub fn advance(&mut self, now: Now) {
+        self.interrupts.advance(now);
         if self.pit.advance(now) {
             self.interrupts.set_line(line::TIMER, false);
             self.interrupts.set_line(line::TIMER, true);
@@ -233,6 +274,7 @@ impl Devices {
             0x3da => self.vga.status(now),
             port::BENCH_NOP | port::BENCH_LIGHTEST | port::RAISE_NMI => 0,
             port::RAISE_INTERRUPT => self.interrupts.queued().min(0xff) as u8,
+            0xcfc..=0xcff | power::PORT..=power::LAST_PORT => self.read_wide(port, 1, now) as u8,
             _ => self.unknown.read(port, 1) as u8,
         }
     }
@@ -265,6 +307,9 @@ impl Devices {
             0x3d5 => self.vga.write_crtc(value),
             port::RAISE_INTERRUPT => self.interrupts.raise(Vector(value)),
             port::RAISE_NMI => return Effect::RaiseNmi,
+            0xcfc..=0xcff | power::PORT..=power::LAST_PORT => {
+                return self.write_wide(port, 1, value.into(), now);
+            }
             _ => self.unknown.write(port),
         }
         Effect::None
@@ -273,13 +318,57 @@ impl Devices {
     /// A wide access to byte-wide devices is one access a byte, as on an ISA bus.
     fn write_bytes(&mut self, port: u16, size: u8, value: u32, now: Now) -> Effect {
         if !is_byte_wide(port) {
-            self.unknown.write(port);
-            return Effect::None;
+            return self.write_wide(port, size, value, now);
         }
         let bytes = value.to_le_bytes().into_iter().take(size.into());
         (0_u16..).zip(bytes).fold(Effect::None, |effect, (index, byte)| {
             effect.or(self.write_byte(port.wrapping_add(index), byte, now))
         })
+    }
+
+    /// A wide access to what is not split into bytes.
+    fn read_wide(&mut self, port: u16, size: u8, now: Now) -> u32 {
+        match port {
+            0xcf8 if size == 4 && self.has(DeviceSet::L4) => self.pci.address(),
+            0xcfc..=0xcff if self.has(DeviceSet::L4) => all_ones(size),
+            power::PORT..=power::LAST_PORT if self.has(DeviceSet::L4) => {
+                self.power.read(port - power::PORT, size, now)
+            }
+            _ => self.unknown.read(port, size),
+        }
+    }
+
+    fn write_wide(&mut self, port: u16, size: u8, value: u32, now: Now) -> Effect {
+        match port {
+            0xcf8 if size == 4 && self.has(DeviceSet::L4) => self.pci.set_address(value),
+            0xcfc..=0xcff if self.has(DeviceSet::L4) => {}
+            power::PORT..=power::LAST_PORT if self.has(DeviceSet::L4) => {
+                if self.power.write(port - power::PORT, size, value, now) {
+                    return Effect::PowerOff;
+                }
+            }
+            _ => self.unknown.write(port),
+        }
+        Effect::None
+    }
+
+    fn write_apic(&mut self, offset: u64, value: u32, now: Now) -> Effect {
+        let asked = self.interrupts.write_apic((offset >> 4) as u8, value, now);
+        self.update_deadline();
+        match asked {
+            Asked::Nothing => Effect::None,
+            Asked::Nmi => Effect::RaiseNmi,
+            Asked::Priority(priority) => Effect::Priority(priority),
+        }
+    }
+
+    #[inline]
+    fn apic_at(&self, gpa: Gpa) -> Option<ApicPage> {
+        match gpa.as_u64() & !0xfff {
+            APIC_BASE if self.interrupts.has_apic() => Some(ApicPage::Local),
+            IO_APIC if self.has(DeviceSet::L4) => Some(ApicPage::Io),
+            _ => None,
+        }
     }
 
     fn read_uart(&mut self, port: u16, now: Now) -> u8 {
@@ -331,7 +420,12 @@ impl Devices {
     }
 
     fn update_deadline(&mut self) {
-        let deadlines = [self.uart.deadline(), self.pit.deadline(), self.cmos_deadline];
+        let deadlines = [
+            self.uart.deadline(),
+            self.pit.deadline(),
+            self.cmos_deadline,
+            self.interrupts.deadline(),
+        ];
         self.deadline = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
     }
 

@@ -6,8 +6,21 @@
 //! test port and which keeps interrupts that were taken but not delivered, and the
 //! interrupt controllers that the devices' lines end in.
 
+use super::apic::{LocalApic, Request};
+use super::ioapic::IoApic;
 use super::pic::Pic;
+use super::time::Now;
+use super::vectors::VectorSet;
 use anchorite_vcpu::Vector;
+
+/// The I/O APIC's input that timer channel 0 is wired to; the others have the number
+/// of their line.
+pub const TIMER_PIN: u8 = 2;
+/// Where firmware puts the local APIC.
+pub const APIC_BASE: u64 = 0xfee0_0000;
+/// IA32_APIC_BASE: the bootstrap processor; the APIC is enabled.
+const BOOTSTRAP: u64 = 1 << 8;
+const GLOBALLY_ENABLED: u64 = 1 << 11;
 
 /// The lines of a PC, by their IRQ.
 pub mod line {
@@ -19,15 +32,39 @@ pub mod line {
     pub const UART: u8 = 4;
     /// Real-time clock.
     pub const CLOCK: u8 = 8;
+    /// Power management.
+    pub const SCI: u8 = 9;
     /// Mouse.
     pub const MOUSE: u8 = 12;
+}
+
+/// The local and the I/O APIC.
+#[derive(Clone, Debug)]
+struct Apics {
+    local: LocalApic,
+    io: IoApic,
+    enabled: bool,
+}
+
+/// What a store to an APIC's register asks of the processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Asked {
+    /// Nothing.
+    Nothing,
+    /// An NMI.
+    Nmi,
+    /// CR8 has this value now.
+    Priority(u8),
 }
 
 /// Lines, controllers and the queue in front of the vCPU.
 #[derive(Clone, Debug, Default)]
 pub struct Interrupts {
-    queue: VectorQueue,
+    /// Vectors that go past all controllers.
+    queue: VectorSet,
     pic: Pic,
+    apics: Option<Apics>,
     /// Bit n: line n is high.
     lines: u16,
     /// A vector waits.
@@ -35,10 +72,16 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
+    /// The same with APICs beside the 8259 pair.
+    pub fn with_apics() -> Self {
+        let apics = Apics { local: LocalApic::default(), io: IoApic::default(), enabled: true };
+        Self { apics: Some(apics), ..Self::default() }
+    }
+
     /// Makes `vector` pending past all controllers; one that waits already is not
     /// counted twice.
     pub fn raise(&mut self, vector: Vector) {
-        self.queue.raise(vector);
+        self.queue.insert(vector);
         self.pending = true;
     }
 
@@ -59,10 +102,7 @@ impl Interrupts {
 
     /// Takes the vector to deliver next: the queue's highest, else the controllers'.
     pub fn acknowledge(&mut self) -> Option<Vector> {
-        let vector = match self.queue.take() {
-            Some(vector) => Some(vector),
-            None => self.pic.is_pending().then(|| self.pic.acknowledge()),
-        };
+        let vector = self.queue.take_highest().or_else(|| self.acknowledge_controllers());
         self.update();
         vector
     }
@@ -96,58 +136,130 @@ impl Interrupts {
         self.update();
     }
 
+    /// Whether the local APIC answers at [`APIC_BASE`].
+    pub fn has_apic(&self) -> bool {
+        self.apics.as_ref().is_some_and(|apics| apics.enabled)
+    }
+
+    /// IA32_APIC_BASE; `None` where there is no APIC.
+    pub fn apic_base(&self) -> Option<u64> {
+        let enabled = if self.apics.as_ref()?.enabled { GLOBALLY_ENABLED } else { 0 };
+        Some(APIC_BASE | BOOTSTRAP | enabled)
+    }
+
+    /// Writes IA32_APIC_BASE: the APIC can be switched off and on, not moved. Whether
+    /// the value is one that it takes.
+    pub fn set_apic_base(&mut self, value: u64) -> bool {
+        let Some(apics) = &mut self.apics else { return false };
+        if value & !GLOBALLY_ENABLED != APIC_BASE | BOOTSTRAP {
+            return false;
+        }
+        let enabled = value & GLOBALLY_ENABLED != 0;
+        if enabled != apics.enabled {
+            apics.local = LocalApic::default();
+            apics.enabled = enabled;
+            self.update();
+        }
+        true
+    }
+
+    /// Reads the local APIC's register `number`; see [`super::apic`].
+    #[inline]
+    pub fn read_apic(&self, number: u8, now: Now) -> u32 {
+        self.apics.as_ref().map_or(0, |apics| apics.local.read(number, now))
+    }
+
+    /// Writes the local APIC's register `number`.
+    pub fn write_apic(&mut self, number: u8, value: u32, now: Now) -> Asked {
+        let Some(apics) = &mut self.apics else { return Asked::Nothing };
+        let asked = match apics.local.write(number, value, now) {
+            Request::Nothing => Asked::Nothing,
+            Request::Nmi => Asked::Nmi,
+            Request::Priority => Asked::Priority(apics.local.priority()),
+            Request::EndOfInterrupt(vector) => {
+                apics.io.end_of_interrupt(vector, &mut apics.local);
+                Asked::Nothing
+            }
+        };
+        self.update();
+        asked
+    }
+
+    /// A load from `offset` in the I/O APIC's page.
+    pub fn read_io_apic(&self, offset: u64) -> u32 {
+        self.apics.as_ref().map_or(0, |apics| apics.io.read(offset))
+    }
+
+    /// A store to `offset` in the I/O APIC's page.
+    pub fn write_io_apic(&mut self, offset: u64, value: u32) {
+        if let Some(apics) = &mut self.apics {
+            apics.io.write(offset, value, &mut apics.local);
+            self.update();
+        }
+    }
+
+    /// The processor's CR8, which it may have changed by itself.
+    #[inline]
+    pub fn set_priority(&mut self, priority: u8) {
+        if let Some(apics) = &mut self.apics {
+            if apics.local.priority() != priority {
+                apics.local.set_priority(priority);
+                self.update();
+            }
+        }
+    }
+
+    /// Lets time pass: the local APIC's timer.
+    pub fn advance(&mut self, now: Now) {
+        if let Some(apics) = &mut self.apics {
+            apics.local.advance(now);
+            self.update();
+        }
+    }
+
+    /// The TSC at which [`advance`](Self::advance) has something to do.
+    pub fn deadline(&self) -> Option<u64> {
+        self.apics.as_ref()?.local.deadline()
+    }
+
     fn move_line(&mut self, irq: u8, bit: u16) {
         self.lines ^= bit;
-        self.pic.set_line(irq, self.lines & bit != 0);
+        let high = self.lines & bit != 0;
+        self.pic.set_line(irq, high);
+        if let Some(apics) = &mut self.apics {
+            let pin = if irq == line::TIMER { TIMER_PIN } else { irq };
+            apics.io.set_line(pin, high, &mut apics.local);
+        }
         self.update();
     }
 
+    fn acknowledge_controllers(&mut self) -> Option<Vector> {
+        let local = match &mut self.apics {
+            Some(apics) if apics.enabled => apics.local.acknowledge(),
+            _ => None,
+        };
+        local.or_else(|| self.external().then(|| self.pic.acknowledge()))
+    }
+
+    /// Whether the 8259 pair has an interrupt that reaches the processor.
+    fn external(&self) -> bool {
+        self.pic.is_pending() && self.apics.as_ref().is_none_or(Apics::takes_external)
+    }
+
     fn update(&mut self) {
-        self.pending = !self.queue.is_empty() || self.pic.is_pending();
+        let local = self.apics.as_ref().is_some_and(Apics::requests);
+        self.pending = local || !self.queue.is_empty() || self.external();
     }
 }
 
-/// Pending vectors as a bit each; the highest goes first.
-///
-/// There is neither a mask nor an end-of-interrupt: what keeps a handler from being
-/// interrupted is its own RFLAGS.IF alone.
-#[derive(Clone, Debug, Default)]
-struct VectorQueue {
-    /// Bit v % 64 of word v / 64: vector v waits.
-    words: [u64; 4],
-    /// Bit w: word w is not zero.
-    summary: u8,
-}
-
-impl VectorQueue {
-    fn raise(&mut self, vector: Vector) {
-        let (word, bit) = position(vector);
-        self.words[word] |= bit;
-        self.summary |= 1 << word;
+impl Apics {
+    fn requests(&self) -> bool {
+        self.enabled && self.local.request().is_some()
     }
 
-    fn take(&mut self) -> Option<Vector> {
-        let word = self.summary.checked_ilog2()?;
-        let bits = &mut self.words[word as usize];
-        let bit = bits.checked_ilog2()?;
-        *bits ^= 1 << bit;
-        if *bits == 0 {
-            self.summary ^= 1 << word;
-        }
-        Some(Vector((word * 64 + bit) as u8))
+    const fn takes_external(&self) -> bool {
+        !self.enabled || self.local.takes_external() || self.io.takes_external()
     }
-
-    fn len(&self) -> u32 {
-        self.words.iter().map(|word| word.count_ones()).sum()
-    }
-
-    const fn is_empty(&self) -> bool {
-        self.summary == 0
-    }
-}
-
-const fn position(vector: Vector) -> (usize, u64) {
-    ((vector.0 >> 6) as usize, 1 << (vector.0 & 63))
 }
 
 #[cfg(test)]
@@ -205,6 +317,39 @@ mod tests {
         }
         assert!(!interrupts.is_pending());
     }
+
+    #[test]
+    fn with_apics_a_line_goes_to_both_controllers_and_each_lets_it_through_by_itself() {
+        let mut interrupts = Interrupts::with_apics();
+        for (port, value) in [(0x20, 0x13), (0x21, 0x20), (0x21, 0x03)] {
+            interrupts.write_pic(port, value);
+        }
+        interrupts.set_line(line::TIMER, true);
+        assert_eq!(interrupts.acknowledge(), Some(Vector(0x20)), "virtual wire");
+        for (offset, value) in [(0, 0x14), (0x10, 0x31)] {
+            interrupts.write_io_apic(offset, value);
+        }
+        assert_eq!(interrupts.acknowledge(), Some(Vector(0x31)), "input 2");
+        interrupts.set_line(line::TIMER, false);
+        interrupts.write_pic(0x21, 0xff);
+        interrupts.set_line(line::TIMER, true);
+        assert!(!interrupts.is_pending(), "0x31 is in service");
+        let asked = interrupts.write_apic(super::super::apic::register::EOI, 0, NOW);
+        assert_eq!(asked, Asked::Nothing);
+        assert_eq!(interrupts.acknowledge(), Some(Vector(0x31)));
+    }
+
+    #[test]
+    fn the_apic_can_be_switched_off_but_not_moved() {
+        let mut interrupts = Interrupts::with_apics();
+        assert_eq!(interrupts.apic_base(), Some(0xfee0_0900));
+        assert!(!interrupts.set_apic_base(0xfee0_1900) && !interrupts.set_apic_base(0xfee0_0d00));
+        assert!(interrupts.set_apic_base(0xfee0_0100));
+        assert!(!interrupts.has_apic());
+        assert!(Interrupts::default().apic_base().is_none());
+    }
+
+    const NOW: Now = Now::new(0, core::num::NonZeroU64::new(1_000_000_000).unwrap());
 
     #[test]
     fn every_vector_can_be_raised() {

@@ -10,6 +10,9 @@
 //! | [`uart`] | 16550A serial line | 0x3f8–0x3ff, IRQ 4 |
 //! | [`irq`] | lines, controllers, and the queue of vectors before the vCPU | 0x5aa |
 //! | [`pic`] | 8259 interrupt controllers | 0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1 |
+//! | [`apic`], `ioapic` | local and I/O APIC | memory at 0xfee0_0000, 0xfec0_0000 |
+//! | [`pci`] | PCI configuration mechanism 1 with nothing behind it | 0xcf8, 0xcfc–0xcff |
+//! | [`power`] | ACPI's fixed hardware: timer, power-off | 0x600–0x60b |
 //! | [`pit`] | 8254 timer channels, IRQ 0; port B's gate and output of channel 2 | 0x40–0x43, 0x61 |
 //! | [`cmos`] | real-time clock, IRQ 8; CMOS memory | 0x70, 0x71 |
 //! | [`i8042`] | keyboard controller without a keyboard; its reset line | 0x60, 0x64 |
@@ -25,20 +28,26 @@
 //!
 //! How much of it a guest finds is chosen with [`DeviceSet`](anchorite_abi::DeviceSet).
 
+pub mod apic;
 pub mod bus;
 pub mod cmos;
 pub mod i8042;
+mod ioapic;
 pub mod irq;
 pub mod mmio_test;
+pub mod pci;
 pub mod pic;
 pub mod pit;
 pub mod post;
+pub mod power;
 pub mod reset;
 pub mod time;
 pub mod uart;
 pub mod unknown;
+mod vectors;
 pub mod vga;
 
 pub use bus::{Config, Devices, Effect};
+pub(crate) use ioapic::IO_APIC_ID;
 pub use irq::Interrupts;
 pub use time::Now;

@@ -62,6 +62,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let outcome = emulate(bytes.as_slice(), &mut registers, mode, &mut environment);
         let stop = guest.stop;
         *self.vcpu.regs_mut() = registers;
+        self.rearm();
         match (stop, outcome) {
             (Some(stop), _) => Ok(ExitAction::Stop(stop)),
             (None, Ok(outcome)) => Ok(self.emulated(outcome)),
@@ -226,7 +227,9 @@ impl<'a, B: Vcpu, T: Translation, H: Host> Guest<'a, B, T, H> {
     }
 
     fn read_register(&mut self, gpa: Gpa, bytes: u8) -> u64 {
-        let value = self.machine.devices.read_mmio(gpa, bytes);
+        let now = self.machine.now();
+        self.machine.tell_priority();
+        let value = self.machine.devices.read_mmio(gpa, bytes, now);
         self.machine.counters.mmio_unclaimed += u64::from(value.is_none());
         value.unwrap_or(u64::MAX) & low_bytes(bytes)
     }
@@ -248,7 +251,8 @@ impl<'a, B: Vcpu, T: Translation, H: Host> Guest<'a, B, T, H> {
     }
 
     fn write_register(&mut self, gpa: Gpa, bytes: u8, value: u64) {
-        match self.machine.devices.write_mmio(gpa, bytes, value & low_bytes(bytes)) {
+        let now = self.machine.now();
+        match self.machine.devices.write_mmio(gpa, bytes, value & low_bytes(bytes), now) {
             Some(effect) => self.perform(effect),
             None => self.machine.counters.mmio_unclaimed += 1,
         }

@@ -7,7 +7,7 @@ use crate::machine::Machine;
 use crate::translation::Translation;
 use anchorite_abi::port;
 use anchorite_vcpu::exit::{Direction, IoExit};
-use anchorite_vcpu::{Gpr, Vcpu};
+use anchorite_vcpu::{ControlRegister, Gpr, Vcpu};
 
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     #[inline]
@@ -73,6 +73,9 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             }
             Effect::Bench(command) => return self.bench(command),
             Effect::RaiseNmi => self.events.nmi = true,
+            Effect::Priority(priority) => {
+                self.vcpu.set_control(ControlRegister::Cr8, priority.into());
+            }
             Effect::Reset => return Err(Stop::Reset),
             Effect::PowerOff => return Err(Stop::PowerOff),
         }

@@ -6,7 +6,7 @@ use crate::host::Host;
 use crate::machine::Machine;
 use crate::translation::Translation;
 use anchorite_addr::Gva;
-use anchorite_vcpu::{Event, Vcpu, Vector};
+use anchorite_vcpu::{ControlRegister, Event, Vcpu, Vector};
 
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// A physical interrupt ended the guest's turn: a good moment for the devices.
@@ -55,6 +55,15 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         if next != self.wake {
             self.wake = next;
             self.host.wake_at(next);
+        }
+    }
+
+    /// Tells the local APIC the guest's CR8, whose changes need no exit.
+    #[inline]
+    pub(crate) fn tell_priority(&mut self) {
+        if self.devices.interrupts.has_apic() {
+            let priority = self.vcpu.control(ControlRegister::Cr8) as u8;
+            self.devices.interrupts.set_priority(priority);
         }
     }
 

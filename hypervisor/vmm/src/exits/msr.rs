@@ -8,6 +8,9 @@ use crate::msr::policy::{Behaviour, ConstantWrite};
 use crate::translation::Translation;
 use anchorite_vcpu::{ControlRegister, Event, Gpr, Vcpu, Vector};
 
+/// IA32_APIC_BASE where there is no APIC: at its usual place, bootstrap processor.
+const NO_APIC: u64 = 0xfee0_0100;
+
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     #[inline]
     pub(crate) fn read_msr(&mut self) -> ExitAction {
@@ -21,6 +24,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             Behaviour::Constant { value, .. } => value,
             Behaviour::Stored { initial, .. } => self.msrs.load(index, initial),
             Behaviour::Efer => self.vcpu.control(ControlRegister::Efer),
+            Behaviour::ApicBase => self.devices.interrupts.apic_base().unwrap_or(NO_APIC),
             Behaviour::TimeStampCounter => self.host.ticks().wrapping_add(self.tsc_offset),
         };
         let registers = self.vcpu.regs_mut();
@@ -54,6 +58,9 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             }
             Behaviour::Constant { write: ConstantWrite::Ignored, .. } => {}
             Behaviour::Efer => return self.write_efer(value),
+            // Where CPUID shows no APIC kernels write here without need.
+            Behaviour::ApicBase if self.devices.interrupts.apic_base().is_none() => {}
+            Behaviour::ApicBase if self.devices.interrupts.set_apic_base(value) => self.rearm(),
             Behaviour::TimeStampCounter => {
                 self.tsc_offset = value.wrapping_sub(self.host.ticks());
                 self.vcpu.set_tsc_offset(self.tsc_offset);

@@ -63,6 +63,8 @@ pub enum Behaviour {
         /// What may be written.
         valid: Valid,
     },
+    /// IA32_APIC_BASE: the local APIC's where there is one; else it is not enabled.
+    ApicBase,
     /// IA32_EFER: it changes the mode.
     Efer,
     /// The time stamp counter: a write moves the offset.
@@ -91,8 +93,7 @@ const VARIABLE_RANGES: u64 = 8;
 pub const TABLE: &[Rule] = &[
     one(0x10, "IA32_TIME_STAMP_COUNTER", Behaviour::TimeStampCounter),
     one(0x17, "IA32_PLATFORM_ID", constant(0)),
-    // At its usual place, bootstrap processor, not enabled: CPUID shows no APIC.
-    one(0x1b, "IA32_APIC_BASE", ignoring(0xfee0_0100)),
+    one(0x1b, "IA32_APIC_BASE", Behaviour::ApicBase),
     // Locked, VMX off.
     one(0x3a, "IA32_FEATURE_CONTROL", constant(1)),
     one(0x79, "IA32_BIOS_UPDT_TRIG", ignoring(0)),

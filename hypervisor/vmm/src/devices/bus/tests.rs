@@ -112,12 +112,12 @@ fn post_codes_are_stamped() {
 fn the_test_device_answers_in_its_page_only() {
     let mut devices = Devices::default();
     let page = Gpa::new(mmio::DEVICE);
-    assert_eq!(devices.write_mmio(page, 4, 0x1234_5678), Some(Effect::None));
-    assert_eq!(devices.read_mmio(page, 2), Some(0x5678));
-    assert_eq!(devices.read_mmio(page.wrapping_add(0x1000), 2), None);
-    assert_eq!(devices.write_mmio(Gpa::new(0), 2, 0), None);
+    assert_eq!(devices.write_mmio(page, 4, 0x1234_5678, NOW), Some(Effect::None));
+    assert_eq!(devices.read_mmio(page, 2, NOW), Some(0x5678));
+    assert_eq!(devices.read_mmio(page.wrapping_add(0x1000), 2, NOW), None);
+    assert_eq!(devices.write_mmio(Gpa::new(0), 2, 0, NOW), None);
     let mut without = Devices::new(Config { mmio_test: None, ..Config::default() });
-    assert_eq!(without.read_mmio(page, 2), None);
+    assert_eq!(without.read_mmio(page, 2, NOW), None);
 }
 
 #[test]
@@ -193,6 +193,7 @@ fn a_device_set_has_what_the_one_before_it_has_and_more() {
         (DeviceSet::L0, &[0x3f8, 0x71, 0xe9, 0x3da][..]),
         (DeviceSet::L1, &[0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1]),
         (DeviceSet::L2, &[0x40, 0x43]),
+        (DeviceSet::L4, &[0xcfc, 0xcff, 0x600, 0x604, 0x608]),
         (DeviceSet::L3, &[0x41, 0x42, 0x60, 0x61, 0x64, 0x92, 0xcf9]),
     ] {
         for set in DeviceSet::ALL {
@@ -200,4 +201,37 @@ fn a_device_set_has_what_the_one_before_it_has_and_more() {
             assert!(there.into_iter().all(|there| there == (set >= first)), "{set:?} {first:?}");
         }
     }
+}
+
+#[test]
+fn apics_and_power_are_there_in_the_largest_set_only() {
+    let local = Gpa::new(0xfee0_0030);
+    let io = Gpa::new(0xfec0_0010);
+    let mut devices = Devices::default();
+    assert_eq!((devices.read_mmio(local, 4, NOW), devices.read_mmio(io, 4, NOW)), (None, None));
+    assert_eq!(devices.write(0x604, 2, 0x2000, NOW), Effect::None);
+    let mut devices = Devices::new(Config { set: DeviceSet::L4, ..Config::default() });
+    assert_eq!(devices.read_mmio(local, 4, NOW), Some(0x0005_0014));
+    assert_eq!(devices.read_mmio(io, 4, NOW), Some(0x0100_0000));
+    assert_eq!(devices.write(0xcf8, 4, 0x8000_0000, NOW), Effect::None);
+    assert_eq!(devices.read(0xcf8, 4, NOW), 0x8000_0000);
+    assert_eq!(devices.read(0xcfc, 4, NOW), u32::MAX);
+    assert_eq!(devices.write(0x604, 2, 0x2001, NOW), Effect::PowerOff);
+    assert!(devices.unknown.counts().is_empty());
+}
+
+#[test]
+fn a_store_to_the_local_apic_sets_its_timer_sends_nmis_and_moves_cr8() {
+    let mut devices = Devices::new(Config { set: DeviceSet::L4, ..Config::default() });
+    let mut store =
+        |register: u64, value| devices.write_mmio(Gpa::new(0xfee0_0000 + register), 4, value, NOW);
+    assert_eq!(store(0x80, 0x50), Some(Effect::Priority(5)));
+    assert_eq!(store(0x300, 0x4_0400), Some(Effect::RaiseNmi));
+    assert_eq!(store(0x3e0, 0xb), Some(Effect::None));
+    assert_eq!(store(0x320, 0x61), Some(Effect::None));
+    assert_eq!(store(0x380, 500), Some(Effect::None));
+    assert_eq!(devices.deadline(), NOW.tsc + 500);
+    devices.advance(Now::new(NOW.tsc + 500, NOW.hertz));
+    assert_eq!(devices.interrupts.acknowledge(), Some(Vector(0x61)));
+    assert_eq!(devices.deadline(), u64::MAX);
 }
