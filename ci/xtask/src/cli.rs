@@ -67,6 +67,9 @@ pub(crate) struct GuestArgs {
     /// What a reset by the guest means, a triple fault among them
     #[arg(long, value_enum, default_value_t)]
     pub(crate) reset_is: ResetIs,
+    /// Features that CPUID hides although it could show them, for instance smep,smap
+    #[arg(long, value_name = "NAMES")]
+    pub(crate) hide: Option<String>,
     /// The shadow engine's zap policy, for instance tagged or batch:64
     #[arg(long, value_name = "POLICY")]
     pub(crate) zap: Option<String>,
@@ -94,6 +97,9 @@ pub(crate) struct RunArgs {
     /// Memory of the whole machine [default: the guest's and what the image needs]
     #[arg(long, value_name = "MiB")]
     pub(crate) machine_mem: Option<u32>,
+    /// What else QEMU's processor has or lacks, for instance +la57,-smap (QEMU only)
+    #[arg(long, value_name = "FLAGS", allow_hyphen_values = true)]
+    pub(crate) cpu_flags: Option<String>,
     /// Count instructions: one tick of the clock each, runs repeat exactly (QEMU only)
     #[arg(long)]
     pub(crate) icount: bool,

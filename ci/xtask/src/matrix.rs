@@ -54,6 +54,10 @@ pub(crate) struct Run {
     /// What a reset means.
     #[serde(default)]
     pub(crate) reset_is: ResetIs,
+    /// Features that CPUID hides although it could show them.
+    pub(crate) hide: Option<String>,
+    /// Changes to QEMU's processor; without effect elsewhere.
+    pub(crate) cpu_flags: Option<String>,
     /// The shadow engine's zap policy.
     pub(crate) zap: Option<String>,
     /// Most shadow pages the engine may hold.

@@ -66,6 +66,7 @@ fn check(args: &RunArgs, on: On) -> Result<()> {
     };
     match on {
         On::Bochs | On::Kvm if args.icount => only_qemu("--icount"),
+        On::Bochs | On::Kvm if args.cpu_flags.is_some() => only_qemu("--cpu-flags"),
         On::Bochs if args.gdb => only_qemu("--gdb"),
         On::Bochs if args.interactive => only_qemu("--interactive"),
         On::Bochs if args.boot != Boot::Direct => only_qemu("--boot"),
@@ -116,6 +117,7 @@ pub(crate) fn machine(
         on,
         boot: args.boot,
         icount: args.icount,
+        cpu_flags: args.cpu_flags.clone(),
         gdb: args.gdb,
         interactive: args.interactive,
         bare: args.bare,
@@ -131,6 +133,7 @@ fn options<'a>(args: &'a GuestArgs, guest: &Guest) -> Options<'a> {
     Options {
         mmu: args.mmu.of_image(),
         mem_mib: memory(args, guest),
+        hide: args.hide.as_deref(),
         zap: args.zap.as_deref(),
         shadow_pages: args.shadow_pages,
         zap_rate: args.zap_rate,

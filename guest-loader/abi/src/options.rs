@@ -77,6 +77,8 @@ pub struct Options<'a> {
     pub shadow_pages: u32,
     /// Zap all shadow pages so many times a second while the guest runs; 0 for never.
     pub zap_rate: u32,
+    /// Features that CPUID hides although it could show them: names with commas between.
+    pub hide: Option<&'a str>,
     /// The guest file's kind, where it is not to be recognized; the loader's names.
     pub kind: Option<&'a str>,
     /// What devices the machine has.
@@ -101,6 +103,7 @@ impl Default for Options<'_> {
             zap: None,
             shadow_pages: 0,
             zap_rate: 0,
+            hide: None,
             kind: None,
             devices: DeviceSet::default(),
             reset_passes: false,
@@ -135,7 +138,7 @@ impl fmt::Display for OptionError<'_> {
         match self {
             Self::Unknown { word } => write!(
                 f,
-                "unknown option {word:?}; known are mmu=, mem=, timeout=, json=, zap=, shadow_pages=, zap_rate=, kind=, devices=, reset=, zeroed=, counted=, -freq"
+                "unknown option {word:?}; known are mmu=, mem=, timeout=, json=, zap=, shadow_pages=, zap_rate=, hide=, kind=, devices=, reset=, zeroed=, counted=, -freq"
             ),
             Self::BadValue { name, value, expected } => {
                 write!(f, "option {name}={value:?} is not {expected}")
@@ -174,6 +177,7 @@ impl<'a> Options<'a> {
             "shadow_pages" => self.shadow_pages = number(value, "shadow_pages", 0..=1 << 24)?,
             "zap_rate" => self.zap_rate = number(value, "zap_rate", 0..=1_000_000)?,
             "zap" => self.zap = Some(value),
+            "hide" => self.hide = Some(value),
             "kind" => self.kind = Some(value),
             "devices" => self.devices = devices(value)?,
             "reset" => self.reset_passes = reset(value)?,
@@ -243,6 +247,9 @@ impl fmt::Display for Options<'_> {
         if self.zap_rate != 0 {
             write!(f, " zap_rate={}", self.zap_rate)?;
         }
+        if let Some(hide) = self.hide {
+            write!(f, " hide={hide}")?;
+        }
         if let Some(kind) = self.kind {
             write!(f, " kind={kind}")?;
         }
@@ -281,6 +288,7 @@ mod tests {
             zap: Some("batch:64"),
             shadow_pages: 4096,
             zap_rate: 100,
+            hide: Some("smep,smap"),
             kind: Some("flat:0:7c00"),
             devices: DeviceSet::L0,
             reset_passes: true,

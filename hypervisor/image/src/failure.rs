@@ -6,6 +6,7 @@ use anchorite_platform::memory::NoRoom;
 use anchorite_shadow::{AddVcpuError, ConfigError};
 use anchorite_vcpu::Unavailable;
 use anchorite_vmm::action::Stop;
+use anchorite_vmm::cpuid::CannotHide;
 use anchorite_vmm::memory::SlotError;
 use anchorite_vmm::translation::OutOfTables;
 use core::fmt;
@@ -29,6 +30,8 @@ pub(crate) enum Failure<'a> {
         /// The name given.
         name: &'a str,
     },
+    /// `hide=` names no feature, or one that would work on.
+    CannotHide(CannotHide<'a>),
     /// The shadow engine refuses its settings.
     Engine(ConfigError),
     /// The shadow engine refuses the vCPU.
@@ -63,6 +66,7 @@ impl fmt::Display for Failure<'_> {
                 f,
                 "zap={name} is not walk, batch, batch:N, quota, reuse, background or tagged"
             ),
+            Self::CannotHide(error) => error.fmt(f),
             Self::Engine(error) => write!(f, "the shadow engine cannot be set up: {error:?}"),
             Self::AddVcpu(error) => write!(f, "the shadow engine takes no vCPU: {error:?}"),
             Self::NoExtension => f.write_str(

@@ -10,9 +10,8 @@ use anchorite_platform::clock;
 use anchorite_platform::host::HermitHost;
 use anchorite_platform::memory::{GuestRam, ShadowMachine, modules};
 use anchorite_shadow::{AnyMmu, Config, PolicyKind};
-use anchorite_vcpu::{DescriptorTable, Gpr, Vcpu};
-use anchorite_vmm::cpuid::Cpuid;
-use anchorite_vmm::cpuid::policy::Register;
+use anchorite_vcpu::{Capabilities, DescriptorTable, Gpr, Vcpu};
+use anchorite_vmm::cpuid::{Cpuid, Hidden, LocalApic, Offer};
 use anchorite_vmm::host::Host;
 use anchorite_vmm::machine::Machine;
 use anchorite_vmm::memory::{AccessError, GuestMemory, Memslot, SlotId};
@@ -87,13 +86,14 @@ pub(crate) fn devices(options: &Options<'_>, ram: &GuestRam) -> devices::Config 
 pub(crate) fn shadow<'a>(
     memory: ShadowMachine,
     options: &Options<'a>,
+    cpuid: &Cpuid,
     host: &HermitHost,
 ) -> Result<Shadow<AnyMmu<ShadowMachine>>, Failure<'a>> {
     let name = options.zap.unwrap_or(PolicyKind::Tagged.name());
     let (policy, batch) = name.split_once(':').map_or((name, None), |(a, b)| (a, Some(b)));
     let unknown = Failure::UnknownPolicy { name };
     let Some(policy) = PolicyKind::from_name(policy) else { return Err(unknown) };
-    let mut config = Config { quota: options.shadow_quota(), ..for_guest(host) };
+    let mut config = Config { quota: options.shadow_quota(), ..for_guest(cpuid, host) };
     if let Some(batch) = batch {
         let Ok(batch) = batch.parse() else { return Err(unknown) };
         config.batch = batch;
@@ -103,17 +103,29 @@ pub(crate) fn shadow<'a>(
 }
 
 /// The engine's settings that follow from what CPUID shows: to us, and to the guest.
-fn for_guest(host: &HermitHost) -> Config {
+fn for_guest(cpuid: &Cpuid, host: &HermitHost) -> Config {
     const EXTENDED_FEATURES: u32 = 0x8000_0001;
     const GIGABYTE_PAGES: u32 = 26;
-    let guest = Cpuid::new(|leaf, subleaf| host.cpuid(leaf, subleaf), host.hertz());
     let physical = host.cpuid(EXTENDED_FEATURES, 0);
     Config {
-        physical_bits: guest.physical_bits() as u8,
-        guest_gigabyte_pages: guest.shows(EXTENDED_FEATURES, Register::Edx, GIGABYTE_PAGES),
+        physical_bits: cpuid.physical_bits() as u8,
+        guest_gigabyte_pages: cpuid.gigabyte_pages(),
         host_gigabyte_pages: physical.edx >> GIGABYTE_PAGES & 1 == 1,
         ..Config::default()
     }
+}
+
+/// What CPUID shows to the guest.
+pub(crate) fn cpuid<'a>(
+    options: &Options<'a>,
+    capabilities: &Capabilities,
+    host: &HermitHost,
+) -> Result<Cpuid, Failure<'a>> {
+    let hidden = Hidden::parse(options.hide.unwrap_or("")).map_err(Failure::CannotHide)?;
+    let has_apic = options.devices >= DeviceSet::L4;
+    let apic = if has_apic { LocalApic::Memory } else { LocalApic::None };
+    let offer = Offer { hidden, apic, xsetbv_exits: capabilities.xsetbv_exits };
+    Ok(Cpuid::new(|leaf, subleaf| host.cpuid(leaf, subleaf), host.hertz(), &offer))
 }
 
 fn kind<'a>(options: &Options<'a>) -> Result<Kind, Failure<'a>> {

@@ -11,6 +11,7 @@ use anchorite_platform::memory::{Frames, GuestRam, Memory, ShadowMachine};
 use anchorite_shadow::AnyMmu;
 use anchorite_svm::{Npt, SvmCpu, SvmVcpu};
 use anchorite_vcpu::{Capabilities, NestedFormat, Unavailable, Vcpu};
+use anchorite_vmm::cpuid::Cpuid;
 use anchorite_vmm::machine::{Config, Machine};
 use anchorite_vmm::translation::{Combined, Nested, Translation};
 use anchorite_vmx::{Ept, VmxCpu, VmxVcpu};
@@ -53,8 +54,12 @@ fn run_on<B: Vcpu, F: NestedFormat>(
     mut host: HermitHost,
 ) -> u8 {
     let Memory { guest, shadow, frames } = memory;
-    match translation::<F>(frames, shadow, vcpu.capabilities(), options, &host) {
-        Ok(translation) => run_with(vcpu, translation, options, &guest, started, host),
+    let cpuid = match guest::cpuid(options, vcpu.capabilities(), &host) {
+        Ok(cpuid) => cpuid,
+        Err(error) => return fail(&mut host, &error),
+    };
+    match translation::<F>(frames, shadow, vcpu.capabilities(), options, &cpuid, &host) {
+        Ok(translation) => run_with(vcpu, translation, cpuid, options, &guest, started, host),
         Err(error) => fail(&mut host, &error),
     }
 }
@@ -65,11 +70,12 @@ fn translation<'a, F: NestedFormat>(
     shadow: Option<ShadowMachine>,
     cpu: &Capabilities,
     options: &Options<'a>,
+    cpuid: &Cpuid,
     host: &HermitHost,
 ) -> Result<Combined<F, Frames, AnyMmu<ShadowMachine>>, Failure<'a>> {
     let nested = || Nested::<F, _>::new(frames, cpu.nested_1g_pages);
     let Some(memory) = shadow else { return Ok(Combined::nested(nested()?)) };
-    let shadow = guest::shadow(memory, options, host)?;
+    let shadow = guest::shadow(memory, options, cpuid, host)?;
     Ok(if cpu.shadow_unpaged || !cpu.unrestricted_guest {
         Combined::shadow(shadow)
     } else {
@@ -80,6 +86,7 @@ fn translation<'a, F: NestedFormat>(
 fn run_with<B: Vcpu, T: Translation>(
     vcpu: B,
     translation: T,
+    cpuid: Cpuid,
     options: &Options<'_>,
     ram: &GuestRam,
     (boot, begun): (&Boot, u64),
@@ -91,7 +98,7 @@ fn run_with<B: Vcpu, T: Translation>(
         zaps_per_second: options.zap_rate,
         devices: guest::devices(options, ram),
     };
-    let mut machine = Machine::new(vcpu, translation, ram.clone(), host, config);
+    let mut machine = Machine::new(vcpu, translation, ram.clone(), host, cpuid, config);
     machine.account_creation(clock::now().wrapping_sub(begun));
     machine.tell_benchmarks(options.json);
     let capabilities = *machine.vcpu().capabilities();

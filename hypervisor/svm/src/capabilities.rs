@@ -204,6 +204,8 @@ pub fn probe(raw: &RawCapabilities) -> Result<Capabilities, Unavailable> {
         tagged_flush: raw.features.contains(SvmFeatures::FLUSH_BY_ASID),
         nested_1g_pages: raw.extended_edx & CPUID_PAGE_1G != 0,
         preemption_timer: false,
+        // QEMU 7.2 knows the intercept and never takes it.
+        xsetbv_exits: !raw.emulated_by_qemu,
     })
 }
 

@@ -5,7 +5,7 @@
 
 use crate::capabilities::RawCapabilities;
 use anchorite_vcpu::root::ShadowFormat;
-use anchorite_vcpu::{Cr0, Cr4, Efer, Root, Vector};
+use anchorite_vcpu::{Cr0, Cr4, Efer, Instructions, Root, Vector};
 
 /// An intercept and why it is wanted.
 #[derive(Clone, Copy, Debug)]
@@ -57,14 +57,17 @@ pub const MISC_2: &[Control] = &[
     want(9, "WBINVD: a guest must not flush everybody's caches"),
     want(10, "MONITOR: the guest is not shown it"),
     want(11, "MWAIT: it would idle the CPU without an exit"),
-    want(13, "XSETBV: XCR0 stays the host's"),
+    want(13, "XSETBV: only states that are carried along. QEMU 7.2 ignores it"),
 ];
 
 /// What a shadow root adds to the vector at 0x00c.
 pub const SHADOW_MISC_1: &[Control] =
     &[want(25, "INVLPG: the tables it concerns are the guest's, not the hardware's")];
 
-/// What a shadow root adds to the vector at 0x014 where the CPU has INVPCID.
+/// What a guest without RDTSCP adds to the vector at 0x010. QEMU 7.2 ignores it.
+pub const NO_RDTSCP: &[Control] = &[want(7, "RDTSCP: the guest is not shown it")];
+
+/// What a shadow root, or a guest without INVPCID, adds to the vector at 0x014 where the CPU has INVPCID.
 pub const SHADOW_MISC_3: &[Control] =
     &[want(2, "INVPCID: the tables it concerns are the guest's, not the hardware's")];
 
@@ -115,21 +118,23 @@ pub struct ControlSet {
 
 impl ControlSet {
     /// What exits under a nested root; with `paging`, changes of CR0.PG too.
-    pub const fn nested(paging: bool) -> Self {
+    pub const fn nested(raw: &RawCapabilities, permitted: Instructions, paging: bool) -> Self {
         let writes = if paging { union(PAGING_CR_WRITES) } else { 0 };
+        let rdtscp = permitted.contains(Instructions::RDTSCP);
+        let invpcid = permitted.contains(Instructions::INVPCID) || !raw.has_invpcid();
         Self {
             cr_reads: 0,
             cr_writes: (union(CR_WRITES) | writes) as u16,
             exceptions: 0,
             misc_1: union(MISC_1),
-            misc_2: union(MISC_2),
-            misc_3: 0,
+            misc_2: union(MISC_2) | if rdtscp { 0 } else { union(NO_RDTSCP) },
+            misc_3: if invpcid { 0 } else { union(SHADOW_MISC_3) },
         }
     }
 
     /// What exits under a shadow root.
-    pub const fn shadow(raw: &RawCapabilities) -> Self {
-        let nested = Self::nested(false);
+    pub const fn shadow(raw: &RawCapabilities, permitted: Instructions) -> Self {
+        let nested = Self::nested(raw, permitted, false);
         Self {
             cr_reads: union(SHADOW_CR_READS) as u16,
             cr_writes: nested.cr_writes | union(SHADOW_CR_WRITES) as u16,

@@ -8,7 +8,7 @@ use crate::instructions as cpu;
 use crate::passive::Slot;
 use crate::vcpu::{Creation, SvmVcpu};
 use anchorite_addr::HpaPage;
-use anchorite_vcpu::{Capabilities, Efer, HostPages, PageSource, Unavailable};
+use anchorite_vcpu::{Capabilities, Efer, Extended, HostPages, PageSource, Unavailable};
 use x86::msr::IA32_EFER;
 
 /// VM_HSAVE_PA: where VMRUN saves the host's state.
@@ -31,6 +31,7 @@ pub unsafe fn collect() -> RawCapabilities {
 pub struct SvmCpu {
     raw: RawCapabilities,
     capabilities: Capabilities,
+    extended: Extended,
     slot: Slot,
     /// Where the world switch keeps what VMSAVE saves of the host.
     host: HpaPage,
@@ -47,10 +48,15 @@ impl SvmCpu {
         // SAFETY: ring 0 by the caller's promise.
         let raw = unsafe { collect() };
         let capabilities = probe(&raw)?;
+        let extended = Extended::collect(cpu::cpuid);
+        if extended.states != 0 {
+            // SAFETY: CPUID shows XSAVE.
+            unsafe { cpu::enable_xsave() };
+        }
         let slot = Slot::new(take(pages, 1)?, AsidPool::new(capabilities.address_space_ids));
         let host = take(pages, 1)?.physical;
         turn_on(take(pages, 1)?.physical)?;
-        Ok(Self { raw, capabilities, slot, host })
+        Ok(Self { raw, capabilities, extended, slot, host })
     }
 
     /// What this CPU offers.
@@ -69,6 +75,7 @@ impl SvmCpu {
         Ok(SvmVcpu::new(Creation {
             raw: self.raw,
             capabilities: self.capabilities,
+            extended: self.extended,
             slot: self.slot,
             host: self.host,
             vmcb: take(pages, 1)?,

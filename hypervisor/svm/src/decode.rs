@@ -47,6 +47,7 @@ pub mod code {
     pub const VMMCALL: u64 = 0x81;
     pub const VMLOAD: u64 = 0x82;
     pub const SKINIT: u64 = 0x86;
+    pub const RDTSCP: u64 = 0x87;
     pub const WBINVD: u64 = 0x89;
     pub const MONITOR: u64 = 0x8a;
     pub const MWAIT: u64 = 0x8b;
@@ -105,6 +106,7 @@ fn seldom(raw: u64, assists: DecodeAssists, vmcb: &impl FieldSource) -> VmExit {
         code::READ_DR0..=code::WRITE_DR15 => VmExit::Debug(debug(raw, assists, vmcb)),
         code::CR0_SELECTIVE_WRITE => VmExit::Control(control(code::WRITE_CR0, assists, vmcb)),
         code::RDPMC => VmExit::Rdpmc,
+        code::RDTSCP => VmExit::Rdtscp,
         code::INVD => VmExit::Invd,
         code::WBINVD => VmExit::Wbinvd,
         code::PAUSE => VmExit::Pause,

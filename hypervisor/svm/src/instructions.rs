@@ -9,7 +9,7 @@
 //! Source: APM vol. 3, chapter 4 "System Instruction Reference".
 #![expect(unsafe_code, reason = "privileged instructions have no safe form")]
 
-use crate::passive::FloatingPoint;
+use anchorite_vcpu::{Cr4, StateArea};
 use core::arch::asm;
 use x86::{controlregs, debugregs, msr};
 
@@ -68,6 +68,36 @@ pub(crate) fn set_cr2(value: u64) {
     unsafe { controlregs::cr2_write(value) }
 }
 
+/// CR0.
+fn cr0() -> u64 {
+    let value: u64;
+    // SAFETY: ring 0; reading has no effect. (The `x86` crate drops unknown bits.)
+    unsafe { asm!("mov {}, cr0", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Sets CR0.
+///
+/// # Safety
+/// The host can run with it.
+unsafe fn set_cr0(value: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("mov cr0, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// Sets CR4.OSXSAVE: XGETBV, XSETBV and XSAVE can be used.
+///
+/// # Safety
+/// The CPU has XSAVE.
+pub(crate) unsafe fn enable_xsave() {
+    // SAFETY: ring 0; the bit concerns those instructions only, and is there by the
+    // caller's promise.
+    unsafe {
+        asm!("mov {0}, cr4", "or {0}, {1}", "mov cr4, {0}", out(reg) _,
+            const Cr4::OSXSAVE.bits() as u32, options(nostack));
+    }
+}
+
 /// DR0 to DR3, in this order.
 pub(crate) fn debug_registers() -> [u64; 4] {
     // SAFETY: ring 0, DR7.GD is clear (each exit leaves DR7 at 0x400); reading has no
@@ -92,23 +122,72 @@ pub(crate) fn set_debug_registers([dr0, dr1, dr2, dr3]: [u64; 4]) {
     }
 }
 
-/// Saves the x87 and SSE state.
-pub(crate) fn save_floating_point(image: &mut FloatingPoint) {
-    // SAFETY: ring 0; the image is 512 bytes, aligned to 16. CR0.TS would make FXSAVE
-    // trap; it is put back.
+/// XCR0.
+///
+/// To be called only where the host's CR4.OSXSAVE is set.
+pub(crate) fn xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: OSXSAVE is set by the caller's promise; reading has no effect.
     unsafe {
-        asm!("mov {cr0}, cr0", "clts", "fxsave64 [{image}]", "mov cr0, {cr0}",
-            cr0 = out(reg) _, image = in(reg) image, options(nostack, preserves_flags));
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high,
+            options(nomem, nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Sets XCR0.
+///
+/// To be called only where the host's CR4.OSXSAVE is set, with a value that the CPU
+/// takes.
+pub(crate) fn set_xcr0(value: u64) {
+    // SAFETY: the caller's promise; the host executes no instruction that depends on
+    // XCR0 but those below.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,
+            options(nostack, preserves_flags));
     }
 }
 
-/// Loads the x87 and SSE state.
-pub(crate) fn restore_floating_point(image: &FloatingPoint) {
-    // SAFETY: ring 0; the image is 512 bytes, aligned to 16, and was written by FXSAVE
-    // or is the initial one, so its MXCSR is valid. CR0.TS is put back. The host holds
-    // no floating-point instruction that could miss its own values.
+/// Saves the registers of `states`, or x87 and SSE where that is 0.
+pub(crate) fn save_extended(area: &mut StateArea, states: u64) {
+    let cr0 = cr0();
+    // SAFETY: ring 0; the area is aligned to 64 and holds all that `Extended::states`
+    // can have. CR0.TS would make the instructions trap; it is put back.
     unsafe {
-        asm!("mov {cr0}, cr0", "clts", "fxrstor64 [{image}]", "mov cr0, {cr0}",
-            cr0 = out(reg) _, image = in(reg) image, options(nostack, preserves_flags));
+        asm!("clts", options(nostack));
+        if states == 0 {
+            asm!("fxsave64 [{}]", in(reg) area, options(nostack));
+        } else {
+            set_xcr0(states);
+            asm!("xsave64 [{}]", in(reg) area, in("eax") states as u32,
+                in("edx") (states >> 32) as u32, options(nostack));
+        }
+        set_cr0(cr0);
+    }
+}
+
+/// The x87 and SSE registers.
+pub(crate) fn legacy_state() -> StateArea {
+    let mut area = StateArea::INITIAL;
+    save_extended(&mut area, 0);
+    area
+}
+
+/// Loads the registers of `states`, or x87 and SSE where that is 0.
+pub(crate) fn restore_extended(area: &StateArea, states: u64) {
+    let cr0 = cr0();
+    // SAFETY: ring 0; the area was written by the same instructions or is the initial
+    // one, so its header and MXCSR are valid. CR0.TS is put back. The host holds no
+    // floating-point instruction that could miss its own values.
+    unsafe {
+        asm!("clts", options(nostack));
+        if states == 0 {
+            asm!("fxrstor64 [{}]", in(reg) area, options(nostack));
+        } else {
+            set_xcr0(states);
+            asm!("xrstor64 [{}]", in(reg) area, in("eax") states as u32,
+                in("edx") (states >> 32) as u32, options(nostack));
+        }
+        set_cr0(cr0);
     }
 }

@@ -1,68 +1,34 @@
 //! Guest registers that stay loaded while the host runs.
 //!
-//! SVM does not switch DR0 to DR3 or the floating-point state. The host uses none of
-//! them: it arms no breakpoint, and is built without floating point. So the guest's
+//! SVM does not switch DR0 to DR3, TSC_AUX, XCR0 or the registers of XSAVE. The host uses
+//! none of them: it arms no breakpoint, reads TSC_AUX only along with the TSC, and is
+//! built without floating point. So the guest's
 //! values stay in the CPU across exits, and change only when another vCPU is used on
 //! the same physical CPU.
 #![expect(unsafe_code, reason = "the state lives in memory shared by a CPU's vCPUs")]
 
 use crate::asid::AsidPool;
 use crate::instructions as cpu;
-use anchorite_vcpu::HostPages;
+use anchorite_vcpu::{Extended, HostPages, StateArea};
 use core::cell::Cell;
 use core::ptr::{NonNull, null_mut};
 
 /// Where a vCPU's registers of this group rest while another vCPU's are loaded.
-#[repr(C, align(16))]
+#[repr(C, align(64))]
 struct Resting {
-    floating_point: FloatingPoint,
+    area: StateArea,
+    extended: Extended,
+    xcr0: u64,
+    tsc_aux: u64,
     debug: [u64; 4],
 }
 
-/// Where XMM0 lies in [`FloatingPoint::registers`]; the others follow it.
-const XMM: usize = 160 - 28;
-
-/// The memory image of FXSAVE. Source: APM vol. 2, 11.4.4 "FXSAVE/FXRSTOR".
-#[repr(C, align(16))]
-pub(crate) struct FloatingPoint {
-    control_word: u16,
-    other: [u8; 22],
-    mxcsr: u32,
-    registers: [u8; 484],
-}
-
-impl FloatingPoint {
-    /// As FNINIT and reset leave it: all exceptions masked, registers empty.
-    const INITIAL: Self =
-        Self { control_word: 0x37f, other: [0; 22], mxcsr: 0x1f80, registers: [0; 484] };
-
-    /// What the CPU holds now.
-    pub(crate) fn of_cpu() -> Self {
-        let mut image = Self::INITIAL;
-        cpu::save_floating_point(&mut image);
-        image
-    }
-
-    /// Makes it what the CPU holds.
-    pub(crate) fn load(&self) {
-        cpu::restore_floating_point(self);
-    }
-
-    /// XMM register `number` (0–15).
-    pub(crate) fn xmm(&self, number: u8) -> u128 {
-        let first = XMM + 16 * usize::from(number & 15);
-        u128::from_le_bytes(core::array::from_fn(|byte| self.registers[first + byte]))
-    }
-
-    /// Sets it.
-    pub(crate) fn set_xmm(&mut self, number: u8, value: u128) {
-        let first = XMM + 16 * usize::from(number & 15);
-        self.registers[first..first + 16].copy_from_slice(&value.to_le_bytes());
-    }
-}
-
-const _: () = assert!(size_of::<FloatingPoint>() == 512);
 const _: () = assert!(size_of::<Resting>() <= 4096);
+
+/// XCR0 after reset: x87 only.
+pub(crate) const XCR0_RESET: u64 = 1;
+/// TSC_AUX.
+pub(crate) const TSC_AUX: u32 = 0xc000_0103;
 
 /// What the vCPUs of one physical CPU share.
 struct Shared {
@@ -100,10 +66,11 @@ pub(crate) struct Passive {
 
 impl Passive {
     /// The registers of a vCPU that has not run.
-    pub(crate) fn new(slot: Slot, page: HostPages) -> Self {
+    pub(crate) fn new(slot: Slot, page: HostPages, extended: Extended) -> Self {
         let resting = NonNull::from(page.memory).cast::<Resting>();
+        let (area, xcr0) = (StateArea::INITIAL, XCR0_RESET);
         // SAFETY: the page is ours for good, large enough and aligned.
-        unsafe { resting.write(Resting { floating_point: FloatingPoint::INITIAL, debug: [0; 4] }) };
+        unsafe { resting.write(Resting { area, extended, xcr0, tsc_aux: 0, debug: [0; 4] }) };
         Self { slot, resting }
     }
 
@@ -142,11 +109,26 @@ impl Passive {
 impl Resting {
     fn save(&mut self) {
         self.debug = cpu::debug_registers();
-        cpu::save_floating_point(&mut self.floating_point);
+        if self.extended.tsc_aux {
+            // SAFETY: the CPU has the MSR.
+            self.tsc_aux = unsafe { cpu::rdmsr(TSC_AUX) };
+        }
+        if self.extended.states != 0 {
+            self.xcr0 = cpu::xcr0();
+        }
+        cpu::save_extended(&mut self.area, self.extended.states);
     }
 
     fn load(&self) {
         cpu::set_debug_registers(self.debug);
-        self.floating_point.load();
+        if self.extended.tsc_aux {
+            // SAFETY: the CPU has the MSR, the value was read from it or is 0, and the
+            // host does not look at it.
+            unsafe { cpu::wrmsr(TSC_AUX, self.tsc_aux) };
+        }
+        cpu::restore_extended(&self.area, self.extended.states);
+        if self.extended.states != 0 {
+            cpu::set_xcr0(self.xcr0);
+        }
     }
 }

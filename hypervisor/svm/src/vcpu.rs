@@ -22,8 +22,8 @@ use crate::passive::{Passive, Slot};
 use crate::world;
 use anchorite_addr::{Hpa, HpaPage, PAGE_BYTES};
 use anchorite_vcpu::{
-    Capabilities, Cr0, Event, Gpr, HostPages, Page, Registers, Rflags, Root, Segment,
-    SegmentAttributes, SegmentRegister, VmExit,
+    Capabilities, Cr0, Event, Extended, Gpr, HostPages, Instructions, Page, Registers, Rflags,
+    Root, Segment, SegmentAttributes, SegmentRegister, VmExit,
 };
 use core::cell::Cell;
 use core::ptr::NonNull;
@@ -42,6 +42,7 @@ const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 pub(crate) struct Creation {
     pub(crate) raw: RawCapabilities,
     pub(crate) capabilities: Capabilities,
+    pub(crate) extended: Extended,
     pub(crate) slot: Slot,
     pub(crate) host: HpaPage,
     /// One page.
@@ -94,6 +95,8 @@ pub struct SvmVcpu {
     paging_exits: bool,
     /// Exceptions exit that delivering another one can raise; see `watch_delivery`.
     delivery_watched: bool,
+    permitted: Instructions,
+    extended: Extended,
     /// What the next entry will check, as last written: QEMU 7.2 saves the *host's*
     /// state into the VMCB when it refuses one.
     checked: Checked,
@@ -125,7 +128,7 @@ impl SvmVcpu {
             aftermath: false,
             flush: false,
             asid: Asid::default(),
-            passive: Passive::new(from.slot, from.resting),
+            passive: Passive::new(from.slot, from.resting, from.extended),
             queued: None,
             in_flight: None,
             advanced: 0,
@@ -139,6 +142,8 @@ impl SvmVcpu {
             exceptions: 0,
             paging_exits: false,
             delivery_watched: false,
+            permitted: Instructions::all(),
+            extended: from.extended,
             checked: Checked::default(),
             maps: NonNull::from(from.maps.memory),
             capabilities: from.capabilities,

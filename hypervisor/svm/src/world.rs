@@ -3,8 +3,8 @@
 //! VMRUN switches RAX, RSP, RIP, RFLAGS, the control registers, CS, DS, ES, SS, GDTR
 //! and IDTR; VMLOAD and VMSAVE the other segments, TR, LDTR, KernelGSbase and the MSRs
 //! of SYSCALL and SYSENTER. The other general registers are ours. Floating-point and
-//! vector registers stay the guest's, because the host holds no such instruction;
-//! XCR0 is untouched, because XSAVE is hidden and XSETBV exits.
+//! vector registers, XCR0 and TSC_AUX stay the guest's, because the host holds no
+//! instruction that depends on them.
 //!
 //! Source: APM vol. 2, 15.5 "VMRUN Instruction", 15.6 "#VMEXIT", 15.7 "Saving and
 //! Loading State", 15.17 "Global Interrupt Flag, STGI and CLGI Instructions".

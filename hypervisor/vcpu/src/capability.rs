@@ -27,6 +27,8 @@ pub struct Capabilities {
     pub nested_1g_pages: bool,
     /// A timer that ends the guest's turn (VMX preemption timer).
     pub preemption_timer: bool,
+    /// XSETBV exits, so that what the guest writes to XCR0 can be refused.
+    pub xsetbv_exits: bool,
 }
 
 /// Why the virtualization extension cannot be used.

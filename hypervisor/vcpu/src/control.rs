@@ -93,6 +93,15 @@ bitflags! {
         const SVME = 1 << 12;
     }
 
+    /// Instructions that a CPU may have a switch or an intercept for.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Instructions: u8 {
+        /// RDTSCP, and RDPID with it.
+        const RDTSCP = 1 << 0;
+        /// INVPCID.
+        const INVPCID = 1 << 1;
+    }
+
     /// RFLAGS. Source: SDM vol. 1, 3.4.3 "EFLAGS Register".
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Rflags: u64 {

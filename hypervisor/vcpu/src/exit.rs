@@ -52,6 +52,8 @@ pub enum VmExit {
     Wbinvd,
     /// XSETBV; the index is in ECX, the value in EDX:EAX.
     Xsetbv,
+    /// RDTSCP that the guest is not permitted (SVM).
+    Rdtscp,
     /// RDPMC.
     Rdpmc,
     /// PAUSE.
@@ -108,6 +110,7 @@ impl VmExit {
             Self::Invpcid => ExitReason::Invpcid,
             Self::Invd | Self::Wbinvd => ExitReason::CacheFlush,
             Self::Xsetbv => ExitReason::Xsetbv,
+            Self::Rdtscp => ExitReason::Rdtscp,
             Self::Rdpmc => ExitReason::Rdpmc,
             Self::Pause => ExitReason::Pause,
             Self::MonitorMwait => ExitReason::MonitorMwait,
@@ -259,6 +262,7 @@ exit_reasons! {
     Invpcid = "invpcid",
     CacheFlush = "cache_flush",
     Xsetbv = "xsetbv",
+    Rdtscp = "rdtscp",
     Rdpmc = "rdpmc",
     Pause = "pause",
     MonitorMwait = "monitor_mwait",

@@ -12,6 +12,7 @@
 //! | [`exit`] | what happened: [`VmExit`], its [`ExitReason`] for counters |
 //! | [`event`] | what can be injected, and what an exit interrupted |
 //! | [`root`] | the root of address translation, and what a flush covers |
+//! | [`extended`] | state that the hardware does not switch: XSAVE's, TSC_AUX |
 //! | [`nested`] | the entry format of a nested table (NPT, EPT) |
 //! | [`pages`] | memory for control structures |
 //! | [`capability`] | what this CPU offers, or why it cannot be used |
@@ -24,6 +25,7 @@ pub mod control;
 pub mod entry_failure;
 pub mod event;
 pub mod exit;
+pub mod extended;
 pub mod nested;
 pub mod pages;
 pub mod regs;
@@ -31,10 +33,11 @@ pub mod root;
 pub mod segment;
 
 pub use capability::{Capabilities, Unavailable};
-pub use control::{Cr0, Cr4, Efer, Rflags};
+pub use control::{Cr0, Cr4, Efer, Instructions, Rflags};
 pub use entry_failure::EntryFailure;
 pub use event::{Event, EventKind, Vector};
 pub use exit::{ExitReason, VmExit};
+pub use extended::{Extended, StateArea};
 pub use nested::{NestedFormat, NestedFrame, NestedRights};
 pub use pages::{HostPages, Page, PageSource};
 pub use regs::{ControlRegister, Gpr, GuestMsr, Registers};
@@ -169,6 +172,11 @@ pub trait Vcpu {
     /// Whether changes of CR0.PG exit under a nested root; under a shadow root they
     /// always do. They do not at first.
     fn intercept_paging(&mut self, exit: bool);
+
+    /// Which of the instructions that can be switched off the guest has; all at first.
+    /// Without one it raises #UD by itself, or exits where the CPU can only intercept
+    /// it; on a CPU that can do neither it works on.
+    fn permit_instructions(&mut self, permitted: Instructions);
 
     /// The value added to the TSC while the guest reads it.
     fn set_tsc_offset(&mut self, offset: u64);

@@ -122,6 +122,8 @@ pub enum ControlRegister {
     Cr8,
     /// IA32_EFER with SCE, LME, LMA, NXE; the backend hides the rest.
     Efer,
+    /// XCR0, which says what XSAVE moves; 1 where the CPU has none.
+    Xcr0,
 }
 
 /// An MSR whose guest value the backend keeps or the hardware switches.
@@ -151,4 +153,6 @@ pub enum GuestMsr {
     Pat,
     /// IA32_DEBUGCTL, 0x1d9.
     DebugCtl,
+    /// TSC_AUX, 0xc0000103, which RDTSCP and RDPID read; 0 where the CPU has none.
+    TscAux,
 }

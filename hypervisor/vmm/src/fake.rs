@@ -2,7 +2,7 @@
 
 extern crate std;
 
-use crate::cpuid::Leaf;
+use crate::cpuid::{Cpuid, Hidden, Leaf, Offer};
 use crate::host::Host;
 use crate::machine::{Config, Machine};
 use crate::memory::{HostMemory, Memslot, OutsideHostMemory, SlotId};
@@ -12,8 +12,8 @@ use anchorite_shadow::TableMemory;
 use anchorite_vcpu::exit::{Direction, IoExit};
 use anchorite_vcpu::{
     Capabilities, ControlRegister, DescriptorTable, Efer, EntryFailure, Event, EventKind,
-    FlushScope, Gpr, GuestMsr, NestedFormat, NestedFrame, NestedRights, Registers, Root, Segment,
-    SegmentRegister, Vcpu, VmExit,
+    FlushScope, Gpr, GuestMsr, Instructions, NestedFormat, NestedFrame, NestedRights, Registers,
+    Root, Segment, SegmentRegister, Vcpu, VmExit,
 };
 use core::cell::{Cell, RefCell};
 use core::fmt;
@@ -66,6 +66,7 @@ pub(crate) struct FakeVcpu {
     pub(crate) open_msrs: BTreeSet<u32>,
     pub(crate) exceptions: u32,
     pub(crate) paging_exits: bool,
+    pub(crate) permitted: Instructions,
     pub(crate) log: Vec<Done>,
     pub(crate) pdptes: Option<[u64; 4]>,
     /// An interrupt of an earlier entry that the guest has not taken.
@@ -99,6 +100,7 @@ impl Default for FakeVcpu {
             open_msrs: BTreeSet::new(),
             exceptions: 0,
             paging_exits: false,
+            permitted: Instructions::all(),
             log: Vec::new(),
             pdptes: None,
             untaken: None,
@@ -116,6 +118,7 @@ impl Default for FakeVcpu {
                 tagged_flush: true,
                 nested_1g_pages: true,
                 preemption_timer: false,
+                xsetbv_exits: true,
             },
         }
     }
@@ -324,6 +327,10 @@ impl Vcpu for FakeVcpu {
 
     fn intercept_paging(&mut self, exit: bool) {
         self.paging_exits = exit;
+    }
+
+    fn permit_instructions(&mut self, permitted: Instructions) {
+        self.permitted = permitted;
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {
@@ -569,6 +576,11 @@ pub(crate) type FakeMachine = Machine<FakeVcpu, Nested<FakeFormat, FakeTables>, 
 
 /// A machine with 8 MiB of RAM at 0, whose clock stands at 1000.
 pub(crate) fn machine(vcpu: FakeVcpu) -> FakeMachine {
+    machine_without(vcpu, "")
+}
+
+/// The same with features hidden.
+pub(crate) fn machine_without(vcpu: FakeVcpu, names: &str) -> FakeMachine {
     let host = FakeHost {
         clock: Cell::new(1_000),
         console: Vec::new(),
@@ -579,7 +591,10 @@ pub(crate) fn machine(vcpu: FakeVcpu) -> FakeMachine {
     };
     let nested = Nested::new(FakeTables::new(64), true).unwrap();
     let config = Config { limit_seconds: 1, ..Config::default() };
-    let mut machine = Machine::new(vcpu, nested, FakeMemory::default(), host, config);
+    let hidden = Hidden::parse(names).expect("hideable");
+    let offer = Offer { hidden, xsetbv_exits: true, ..Offer::default() };
+    let cpuid = Cpuid::new(full_cpuid, host.hertz(), &offer);
+    let mut machine = Machine::new(vcpu, nested, FakeMemory::default(), host, cpuid, config);
     let host = Hpa::new(HOST_BASE).frame();
     let (id, first, frames) = (SlotId(0), Gfn::new(0), 2048);
     machine.add_slot(Memslot { id, first, frames, host, read_only: false }).unwrap();

@@ -13,7 +13,6 @@ use crate::memory::{GuestMemory, HostMemory, Memslot, SlotChange, SlotError, Slo
 use crate::msr::{Msrs, policy};
 use crate::start::StartState;
 use crate::translation::Translation;
-use anchorite_abi::DeviceSet;
 use anchorite_addr::Gfn;
 use anchorite_shadow::Registers as PagingRegisters;
 use anchorite_vcpu::{ControlRegister, Cr4, Vcpu, Vector};
@@ -72,6 +71,8 @@ pub struct Machine<B, T, H: Host> {
     pub(crate) cpuid: Cpuid,
     pub(crate) cr4_bits: Cr4,
     pub(crate) physical_bits: u32,
+    /// Of a canonical address, as MSRs check it.
+    pub(crate) linear_bits: u32,
     pub(crate) msrs: Msrs,
     pub(crate) tsc_offset: u64,
     /// The page tables that the guest was last let write to.
@@ -85,13 +86,17 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// A machine without memory, its vCPU not started.
     ///
     /// `vcpu` is as its backend made it; ports and MSRs that the guest may use
-    /// without an exit are opened here.
-    pub fn new(vcpu: B, translation: T, memory: H::Memory, host: H, config: Config) -> Self {
+    /// without an exit are opened here. `cpuid` says what features the guest has: what
+    /// it does not show faults.
+    pub fn new(
+        vcpu: B,
+        translation: T,
+        memory: H::Memory,
+        host: H,
+        cpuid: Cpuid,
+        config: Config,
+    ) -> Self {
         let hertz = host.hertz();
-        let mut cpuid = Cpuid::new(|leaf, subleaf| host.cpuid(leaf, subleaf), hertz);
-        if config.devices.set >= DeviceSet::L4 {
-            cpuid.show_apic();
-        }
         let mut machine = Self {
             vcpu,
             translation,
@@ -111,6 +116,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             hertz,
             cr4_bits: cpuid.cr4_bits(),
             physical_bits: cpuid.physical_bits(),
+            linear_bits: cpuid.linear_bits(),
             cpuid,
             msrs: Msrs::default(),
             tsc_offset: 0,
@@ -222,7 +228,11 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     }
 
     fn open_intercepts(&mut self) {
+        self.vcpu.permit_instructions(self.cpuid.instructions());
         for rule in policy::TABLE.iter().filter(|rule| Msrs::passes(rule)) {
+            if !self.has_msr(rule) {
+                continue;
+            }
             for index in rule.first..=rule.last {
                 self.vcpu.intercept_msr(index, false, false);
             }

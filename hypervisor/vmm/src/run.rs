@@ -155,10 +155,11 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             }
             VmExit::Debug(debug) => self.debug_register(*debug),
             VmExit::Invd | VmExit::Wbinvd | VmExit::Pause => self.skip(),
-            VmExit::Invpcid
-            | VmExit::Xsetbv
-            | VmExit::MonitorMwait
-            | VmExit::VirtualizationInstruction => hidden_instruction(),
+            VmExit::Invpcid => self.invpcid(),
+            VmExit::Xsetbv => self.xsetbv(),
+            VmExit::MonitorMwait | VmExit::Rdtscp | VmExit::VirtualizationInstruction => {
+                hidden_instruction()
+            }
             VmExit::Rdpmc => general_protection(),
             VmExit::TripleFault => ExitAction::Stop(Stop::TripleFault),
             VmExit::TaskSwitch { .. } => {

@@ -208,6 +208,7 @@ pub fn probe(raw: &RawCapabilities) -> Result<Capabilities, Unavailable> {
         instruction_bytes: false,
         tagged_flush: raw.vpid(),
         nested_1g_pages: raw.ept_vpid.contains(EptVpid::LEAF_1G),
+        xsetbv_exits: true,
         preemption_timer: Allowed(raw.pin).may_set(PinbasedControls::VMX_PREEMPTION_TIMER.bits()),
     })
 }

@@ -5,7 +5,7 @@
 
 use crate::capabilities::RawCapabilities;
 use anchorite_vcpu::root::ShadowFormat;
-use anchorite_vcpu::{Cr0, Cr4, Efer, Root, Unavailable};
+use anchorite_vcpu::{Cr0, Cr4, Efer, Instructions, Root, Unavailable};
 use x86::vmx::vmcs::control::{
     EntryControls, ExitControls, PinbasedControls, PrimaryControls, SecondaryControls,
 };
@@ -170,6 +170,19 @@ impl ControlSet {
             set.disable_vpid();
         }
         Ok(set)
+    }
+
+    /// Takes away what is not in `permitted`: those instructions raise #UD then.
+    pub fn permit(&mut self, permitted: Instructions) {
+        let switches = [
+            (Instructions::RDTSCP, SecondaryControls::ENABLE_RDTSCP),
+            (Instructions::INVPCID, SecondaryControls::ENABLE_INVPCID),
+        ];
+        for (instruction, control) in switches {
+            if !permitted.contains(instruction) {
+                self.secondary &= !control.bits();
+            }
+        }
     }
 
     /// Whether translations are tagged with a VPID.

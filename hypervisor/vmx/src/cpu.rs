@@ -8,7 +8,7 @@ use crate::instructions as cpu;
 use crate::passive::Slot;
 use crate::segments;
 use crate::vcpu::{Creation, VmxVcpu};
-use anchorite_vcpu::{Capabilities, Cr4, HostPages, PageSource, Unavailable};
+use anchorite_vcpu::{Capabilities, Cr4, Extended, HostPages, PageSource, Unavailable};
 use core::cell::Cell;
 use x86::msr;
 
@@ -18,7 +18,7 @@ use x86::msr;
 /// Ring 0.
 pub unsafe fn collect() -> RawCapabilities {
     // SAFETY: ring 0, and `collect` asks only for MSRs that the CPU announces.
-    RawCapabilities::collect(cpu::cpuid_features(), |index| unsafe { cpu::rdmsr(index) })
+    RawCapabilities::collect(cpu::cpuid(1)[2], |index| unsafe { cpu::rdmsr(index) })
 }
 
 /// A physical CPU in VMX operation; makes virtual CPUs that run on it.
@@ -29,6 +29,7 @@ pub unsafe fn collect() -> RawCapabilities {
 pub struct VmxCpu {
     raw: RawCapabilities,
     capabilities: Capabilities,
+    extended: Extended,
     nested: ControlSet,
     shadow: ControlSet,
     slot: Slot,
@@ -48,13 +49,14 @@ impl VmxCpu {
         let capabilities = probe(&raw)?;
         let (nested, shadow) = (ControlSet::nested(&raw)?, ControlSet::shadow(&raw)?);
         let slot = Slot::new(take(pages, 1)?);
-        turn_on(&raw, take(pages, 1)?)?;
+        let extended = Extended::collect(cpu::cpuid);
+        turn_on(&raw, extended, take(pages, 1)?)?;
         // Translations from before belong to nobody.
         cpu::invept(cpu::Invept::All);
         if raw.vpid() {
             cpu::invvpid(cpu::Invvpid::All);
         }
-        Ok(Self { raw, capabilities, nested, shadow, slot, next_vpid: Cell::new(1) })
+        Ok(Self { raw, capabilities, extended, nested, shadow, slot, next_vpid: Cell::new(1) })
     }
 
     /// What this CPU offers.
@@ -76,6 +78,7 @@ impl VmxCpu {
         VmxVcpu::new(Creation {
             raw: self.raw,
             capabilities: self.capabilities,
+            extended: self.extended,
             nested: self.nested,
             shadow: self.shadow,
             slot: self.slot,
@@ -102,16 +105,22 @@ fn take(pages: &mut dyn PageSource, count: usize) -> Result<HostPages, Unavailab
 }
 
 /// Source: SDM 24.7 "Enabling and Entering VMX Operation", 25.11.5 "VMXON Region".
-fn turn_on(raw: &RawCapabilities, mut region: HostPages) -> Result<(), Unavailable> {
+fn turn_on(
+    raw: &RawCapabilities,
+    extended: Extended,
+    mut region: HostPages,
+) -> Result<(), Unavailable> {
     if raw.feature_control_open() {
         let value = raw.feature_control | FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMXON;
         // SAFETY: the MSR exists where CPUID shows VMX, and is not locked.
         unsafe { cpu::wrmsr(msr::IA32_FEATURE_CONTROL, value) };
     }
     let cr0 = (cpu::cr0() | raw.cr0_fixed0) & raw.cr0_fixed1;
-    let cr4 = (cpu::cr4() | Cr4::VMXE.bits() | raw.cr4_fixed0) & raw.cr4_fixed1;
-    // SAFETY: the host runs in long mode, whose bits VMX leaves alone; NE and VMXE,
-    // which it adds, concern x87 errors and VMX only.
+    let mut wanted = Cr4::VMXE;
+    wanted.set(Cr4::OSXSAVE, extended.states != 0);
+    let cr4 = (cpu::cr4() | wanted.bits() | raw.cr4_fixed0) & raw.cr4_fixed1;
+    // SAFETY: the host runs in long mode, whose bits VMX leaves alone; NE, VMXE and
+    // OSXSAVE, which it adds, concern x87 errors, VMX and XSAVE only.
     unsafe {
         cpu::set_cr0(cr0);
         cpu::set_cr4(cr4);

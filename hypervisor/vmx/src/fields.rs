@@ -207,6 +207,7 @@ pub const fn msr_home(register: GuestMsr) -> MsrHome {
         GuestMsr::Cstar => MsrHome::Cpu(msr::IA32_CSTAR),
         GuestMsr::Sfmask => MsrHome::Cpu(msr::IA32_FMASK),
         GuestMsr::KernelGsBase => MsrHome::Cpu(msr::IA32_KERNEL_GSBASE),
+        GuestMsr::TscAux => MsrHome::Cpu(msr::IA32_TSC_AUX),
     }
 }
 

@@ -9,8 +9,8 @@
 #![expect(unsafe_code, reason = "privileged instructions have no safe form")]
 
 use crate::FieldSource;
-use crate::passive::FloatingPoint;
 use anchorite_addr::HpaPage;
+use anchorite_vcpu::StateArea;
 use core::arch::asm;
 use x86::bits64::vmx;
 use x86::dtables::{self, DescriptorTablePointer};
@@ -134,12 +134,12 @@ pub(crate) fn invvpid(what: Invvpid) -> bool {
     failed == 0
 }
 
-/// CPUID.1:ECX.
-pub(crate) fn cpuid_features() -> u32 {
-    #[allow(unused_unsafe, reason = "safe from Rust 1.94 on")]
+/// EAX, EBX, ECX, EDX of CPUID with this leaf and subleaf 0.
+pub(crate) fn cpuid(leaf: u32) -> [u32; 4] {
     // SAFETY: every CPU that runs 64-bit code has CPUID.
-    let leaf = unsafe { core::arch::x86_64::__cpuid(1) };
-    leaf.ecx
+    #[allow(unused_unsafe, reason = "safe from Rust 1.94 on")]
+    let result = unsafe { core::arch::x86_64::__cpuid_count(leaf, 0) };
+    [result.eax, result.ebx, result.ecx, result.edx]
 }
 
 /// Reads an MSR.
@@ -297,25 +297,72 @@ pub(crate) fn handle_nmi() {
     unsafe { asm!("int 2") };
 }
 
-/// Saves the x87 and SSE state.
-pub(crate) fn save_floating_point(image: &mut FloatingPoint) {
-    let cr0 = cr0();
-    // SAFETY: ring 0; the image is 512 bytes, aligned to 16. CR0.TS would make FXSAVE
-    // trap; it is put back.
+/// XCR0.
+///
+/// To be called only where the host's CR4.OSXSAVE is set.
+pub(crate) fn xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: OSXSAVE is set by the caller's promise; reading has no effect.
     unsafe {
-        asm!("clts", "fxsave64 [{}]", in(reg) image, options(nostack));
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high,
+            options(nomem, nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Sets XCR0.
+///
+/// To be called only where the host's CR4.OSXSAVE is set, with a value that the CPU
+/// takes.
+pub(crate) fn set_xcr0(value: u64) {
+    // SAFETY: the caller's promise; the host executes no instruction that depends on
+    // XCR0 but those below.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,
+            options(nostack, preserves_flags));
+    }
+}
+
+/// Saves the registers of `states`, or x87 and SSE where that is 0.
+pub(crate) fn save_extended(area: &mut StateArea, states: u64) {
+    let cr0 = cr0();
+    // SAFETY: ring 0; the area is aligned to 64 and holds all that `Extended::states`
+    // can have. CR0.TS would make the instructions trap; it is put back.
+    unsafe {
+        asm!("clts", options(nostack));
+        if states == 0 {
+            asm!("fxsave64 [{}]", in(reg) area, options(nostack));
+        } else {
+            set_xcr0(states);
+            asm!("xsave64 [{}]", in(reg) area, in("eax") states as u32,
+                in("edx") (states >> 32) as u32, options(nostack));
+        }
         set_cr0(cr0);
     }
 }
 
-/// Loads the x87 and SSE state.
-pub(crate) fn restore_floating_point(image: &FloatingPoint) {
+/// The x87 and SSE registers.
+pub(crate) fn legacy_state() -> StateArea {
+    let mut area = StateArea::INITIAL;
+    save_extended(&mut area, 0);
+    area
+}
+
+/// Loads the registers of `states`, or x87 and SSE where that is 0.
+pub(crate) fn restore_extended(area: &StateArea, states: u64) {
     let cr0 = cr0();
-    // SAFETY: ring 0; the image is 512 bytes, aligned to 16, and was written by FXSAVE
-    // or is the initial one, so its MXCSR is valid. The host holds no floating-point
-    // instruction that could miss its own values.
+    // SAFETY: ring 0; the area was written by the same instructions or is the initial
+    // one, so its header and MXCSR are valid. CR0.TS is put back. The host holds no
+    // floating-point instruction that could miss its own values.
     unsafe {
-        asm!("clts", "fxrstor64 [{}]", in(reg) image, options(nostack));
+        asm!("clts", options(nostack));
+        if states == 0 {
+            asm!("fxrstor64 [{}]", in(reg) area, options(nostack));
+        } else {
+            set_xcr0(states);
+            asm!("xrstor64 [{}]", in(reg) area, in("eax") states as u32,
+                in("edx") (states >> 32) as u32, options(nostack));
+        }
         set_cr0(cr0);
     }
 }

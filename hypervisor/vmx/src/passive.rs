@@ -1,7 +1,7 @@
 //! Guest registers that stay loaded while the host runs.
 //!
-//! VMX does not switch SYSCALL's MSRs, KernelGSbase, CR2, the debug registers or the
-//! floating-point state. The host uses none of them: Hermit as a library in ring 0
+//! VMX does not switch SYSCALL's MSRs, KernelGSbase, CR2, the debug registers, TSC_AUX,
+//! XCR0 or the registers of XSAVE. The host uses none of them: Hermit as a library in ring 0
 //! executes no SYSCALL and no SWAPGS (its handlers test the interrupted CS first),
 //! handles page faults only to die, arms no breakpoint, and is built without
 //! floating point. So the guest's values stay in the CPU across exits, and change
@@ -10,7 +10,7 @@
 
 use crate::instructions as cpu;
 use anchorite_addr::HpaPage;
-use anchorite_vcpu::HostPages;
+use anchorite_vcpu::{Extended, HostPages, StateArea};
 use core::cell::Cell;
 use core::ptr::NonNull;
 use x86::msr;
@@ -23,59 +23,22 @@ const MSRS: [u32; 5] =
 const DR6_RESET: u64 = 0xffff_0ff0;
 
 /// Where a vCPU's registers of this group rest while another vCPU's are loaded.
-#[repr(C, align(16))]
+#[repr(C, align(64))]
 struct Resting {
-    floating_point: FloatingPoint,
+    area: StateArea,
+    extended: Extended,
+    xcr0: u64,
+    tsc_aux: u64,
     vmcs: HpaPage,
     cr2: u64,
     debug: [u64; 5],
     msrs: [u64; MSRS.len()],
 }
 
-/// Where XMM0 lies in [`FloatingPoint::registers`]; the others follow it.
-const XMM: usize = 160 - 28;
-
-/// The memory image of FXSAVE. Source: SDM vol. 1, 10.5.1 "FXSAVE Area".
-#[repr(C, align(16))]
-pub(crate) struct FloatingPoint {
-    control_word: u16,
-    other: [u8; 22],
-    mxcsr: u32,
-    registers: [u8; 484],
-}
-
-impl FloatingPoint {
-    /// As FNINIT and reset leave it: all exceptions masked, registers empty.
-    const INITIAL: Self =
-        Self { control_word: 0x37f, other: [0; 22], mxcsr: 0x1f80, registers: [0; 484] };
-
-    /// What the CPU holds now.
-    pub(crate) fn of_cpu() -> Self {
-        let mut image = Self::INITIAL;
-        cpu::save_floating_point(&mut image);
-        image
-    }
-
-    /// Makes it what the CPU holds.
-    pub(crate) fn load(&self) {
-        cpu::restore_floating_point(self);
-    }
-
-    /// XMM register `number` (0–15).
-    pub(crate) fn xmm(&self, number: u8) -> u128 {
-        let first = XMM + 16 * usize::from(number & 15);
-        u128::from_le_bytes(core::array::from_fn(|byte| self.registers[first + byte]))
-    }
-
-    /// Sets it.
-    pub(crate) fn set_xmm(&mut self, number: u8, value: u128) {
-        let first = XMM + 16 * usize::from(number & 15);
-        self.registers[first..first + 16].copy_from_slice(&value.to_le_bytes());
-    }
-}
-
-const _: () = assert!(size_of::<FloatingPoint>() == 512);
 const _: () = assert!(size_of::<Resting>() <= 4096);
+
+/// XCR0 after reset: x87 only.
+pub(crate) const XCR0_RESET: u64 = 1;
 
 /// Which vCPU's registers are loaded on one physical CPU.
 #[derive(Clone, Copy, Debug)]
@@ -100,14 +63,20 @@ pub(crate) struct Passive {
 
 impl Passive {
     /// The registers of a vCPU that has not run, with the VMCS that goes with them.
-    pub(crate) fn new(slot: Slot, page: HostPages, vmcs: HpaPage) -> Self {
+    pub(crate) fn new(slot: Slot, page: HostPages, vmcs: HpaPage, extended: Extended) -> Self {
         let resting = NonNull::from(page.memory).cast::<Resting>();
-        let floating_point = FloatingPoint::INITIAL;
-        let debug = [0, 0, 0, 0, DR6_RESET];
+        let initial = Resting {
+            area: StateArea::INITIAL,
+            extended,
+            xcr0: XCR0_RESET,
+            tsc_aux: 0,
+            vmcs,
+            cr2: 0,
+            debug: [0, 0, 0, 0, DR6_RESET],
+            msrs: [0; MSRS.len()],
+        };
         // SAFETY: the page is ours for good, large enough and aligned.
-        unsafe {
-            resting.write(Resting { floating_point, vmcs, cr2: 0, debug, msrs: [0; MSRS.len()] });
-        }
+        unsafe { resting.write(initial) };
         Self { slot, resting }
     }
 
@@ -143,7 +112,14 @@ impl Resting {
         self.debug = cpu::debug_registers();
         // SAFETY: every CPU with long mode has these MSRs.
         self.msrs = MSRS.map(|msr| unsafe { cpu::rdmsr(msr) });
-        cpu::save_floating_point(&mut self.floating_point);
+        if self.extended.tsc_aux {
+            // SAFETY: the CPU has the MSR.
+            self.tsc_aux = unsafe { cpu::rdmsr(msr::IA32_TSC_AUX) };
+        }
+        if self.extended.states != 0 {
+            self.xcr0 = cpu::xcr0();
+        }
+        cpu::save_extended(&mut self.area, self.extended.states);
     }
 
     fn load(&self) {
@@ -156,6 +132,13 @@ impl Resting {
             // and the host does not depend on it (see the module's head).
             unsafe { cpu::wrmsr(msr, value) };
         }
-        self.floating_point.load();
+        if self.extended.tsc_aux {
+            // SAFETY: as above.
+            unsafe { cpu::wrmsr(msr::IA32_TSC_AUX, self.tsc_aux) };
+        }
+        cpu::restore_extended(&self.area, self.extended.states);
+        if self.extended.states != 0 {
+            cpu::set_xcr0(self.xcr0);
+        }
     }
 }

@@ -18,7 +18,8 @@ use crate::passive::{Passive, Slot};
 use crate::{FieldSource, bitmaps, segments, world};
 use anchorite_addr::HpaPage;
 use anchorite_vcpu::{
-    Capabilities, Cr0, Cr4, HostPages, Page, Registers, Root, SegmentRegister, Unavailable,
+    Capabilities, Cr0, Cr4, Extended, HostPages, Page, Registers, Root, SegmentRegister,
+    Unavailable,
 };
 use core::ptr::NonNull;
 
@@ -26,6 +27,7 @@ use core::ptr::NonNull;
 pub(crate) struct Creation {
     pub(crate) raw: RawCapabilities,
     pub(crate) capabilities: Capabilities,
+    pub(crate) extended: Extended,
     pub(crate) nested: ControlSet,
     pub(crate) shadow: ControlSet,
     pub(crate) slot: Slot,
@@ -53,6 +55,7 @@ pub struct VmxVcpu {
     shadowed_cr3: u64,
     cr8: u64,
     exceptions: u32,
+    extended: Extended,
     /// Primary controls as the VMCS holds them, windows included.
     primary: u32,
     nested: ControlSet,
@@ -82,7 +85,8 @@ impl VmxVcpu {
         for page in from.bitmaps.memory.iter_mut() {
             page.0.fill(0xff);
         }
-        let passive = prepare(&from.raw, from.slot, from.vmcs, from.resting)?;
+        let prepared = prepare(&from.raw, from.vmcs)?;
+        let passive = Passive::new(from.slot, from.resting, prepared, from.extended);
         let machine_check = from.host.cr4 & Cr4::MCE.bits() != 0;
         let mut vcpu = Self {
             regs: Registers::default(),
@@ -99,6 +103,7 @@ impl VmxVcpu {
             shadowed_cr3: 0,
             cr8: 0,
             exceptions: 0,
+            extended: from.extended,
             primary: nested.primary,
             nested,
             shadow,
@@ -163,17 +168,12 @@ impl VmxVcpu {
 }
 
 /// Makes a region a VMCS that has not been launched.
-fn prepare(
-    raw: &RawCapabilities,
-    slot: Slot,
-    mut vmcs: HostPages,
-    resting: HostPages,
-) -> Result<Passive, Unavailable> {
+fn prepare(raw: &RawCapabilities, mut vmcs: HostPages) -> Result<HpaPage, Unavailable> {
     let region: HpaPage = vmcs.physical;
     stamp(&mut vmcs, raw.revision());
     // SAFETY: the page is ours for good, and stamped.
     if unsafe { cpu::vmclear(region) } {
-        Ok(Passive::new(slot, resting, region))
+        Ok(region)
     } else {
         Err(Unavailable::EnableFailed { what: "VMCLEAR", value: region.as_u64() })
     }

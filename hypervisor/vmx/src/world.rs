@@ -2,8 +2,8 @@
 //!
 //! The hardware switches RSP, RIP, RFLAGS, segments, control registers and the MSRs
 //! named in the controls. The general registers are ours. Floating-point and vector
-//! registers stay the guest's, because the host holds no such instruction; XCR0 is
-//! untouched, because XSAVE is hidden and XSETBV exits.
+//! registers, XCR0 and TSC_AUX stay the guest's, because the host holds no instruction
+//! that depends on them.
 #![expect(unsafe_code, reason = "the general registers change hands in assembly")]
 
 use anchorite_vcpu::Registers;

@@ -148,6 +148,7 @@ impl Bench {
                 devices: DeviceSet::default(),
                 reset_is: ResetIs::default(),
                 module: Vec::new(),
+                hide: None,
                 zap: self.zap.clone(),
                 shadow_pages: self.shadow_pages,
                 zap_rate: 0,
@@ -156,6 +157,7 @@ impl Bench {
             on: Some(On::Qemu),
             boot: Boot::Direct,
             machine_mem: None,
+            cpu_flags: None,
             icount: true,
             timeout: Some(TIMEOUT_S),
             // The image tells its records only where somebody wants them.

@@ -72,6 +72,8 @@ pub(crate) struct Machine {
     pub(crate) on: On,
     pub(crate) boot: Boot,
     pub(crate) icount: bool,
+    /// Changes to QEMU's processor.
+    pub(crate) cpu_flags: Option<String>,
     pub(crate) gdb: bool,
     /// What is typed here goes to the serial line.
     pub(crate) interactive: bool,

@@ -41,7 +41,7 @@ fn arguments(machine: &Machine) -> Vec<String> {
     add(&["-m", &machine.memory_mib.to_string(), "-smp", "1"]);
     match machine.on {
         On::Kvm => add(&["-accel", "kvm", "-cpu", "host"]),
-        _ => add(&["-accel", "tcg,thread=single", "-cpu", TCG_CPU]),
+        _ => add(&["-accel", "tcg,thread=single", "-cpu", &model(machine)]),
     }
     if machine.icount {
         add(&["-icount", "shift=0,sleep=off", "-rtc", RTC]);
@@ -66,6 +66,11 @@ fn arguments(machine: &Machine) -> Vec<String> {
     }
     words.extend(boot_arguments(machine));
     words
+}
+
+fn model(machine: &Machine) -> String {
+    let flags = machine.cpu_flags.iter().flat_map(|flags| flags.split(','));
+    flags.fold(TCG_CPU.to_owned(), |model, flag| model + "," + flag)
 }
 
 fn boot_arguments(machine: &Machine) -> Vec<String> {
@@ -165,6 +170,14 @@ mod tests {
         assert_eq!(verdict(1), "verdict: pass");
         assert_eq!(verdict(7), "verdict: fail status=3");
         assert!(verdict(0).starts_with("verdict: error"), "QEMU ended without the device");
+    }
+
+    #[test]
+    fn flags_come_behind_the_model_they_change() {
+        let mut machine = machine();
+        machine.cpu_flags = Some("+la57,-smap".into());
+        let line = arguments(&machine).join(" ");
+        assert!(line.contains("-cx16,+la57,-smap -serial"), "{line}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub(super) fn machine() -> Machine {
         gdb: false,
         interactive: false,
         bare: false,
+        cpu_flags: None,
         memory_mib: 128,
         image: Module {
             path: "out/anchorite.elf".into(),

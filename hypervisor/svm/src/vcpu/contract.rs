@@ -6,12 +6,12 @@ use crate::bitmaps::{self, PORT_PAGES};
 use crate::capabilities::SvmFeatures;
 use crate::fields::{self, Clean, INTERRUPT_SHADOW, VirtualInterrupt, get, set};
 use crate::instructions as cpu;
-use crate::passive::FloatingPoint;
+use crate::passive::{TSC_AUX, XCR0_RESET};
 use crate::{entry_check, segments};
 use anchorite_addr::PAGE_BYTES;
 use anchorite_vcpu::{
     Capabilities, ControlRegister, Cr0, Cr4, DescriptorTable, Efer, EntryFailure, Event,
-    FlushScope, GuestMsr, Registers, Root, Segment, SegmentRegister, Vcpu, VmExit,
+    FlushScope, GuestMsr, Instructions, Registers, Root, Segment, SegmentRegister, Vcpu, VmExit,
 };
 use core::fmt;
 use x86::msr::IA32_EFER;
@@ -50,6 +50,8 @@ impl Vcpu for SvmVcpu {
                 u64::from((self.virtual_interrupt() & VirtualInterrupt::TPR).bits())
             }
             ControlRegister::Efer => self.control_view().visible_efer().bits(),
+            ControlRegister::Xcr0 if self.extended.states == 0 => XCR0_RESET,
+            ControlRegister::Xcr0 => self.with_passive(cpu::xcr0),
         }
     }
 
@@ -65,6 +67,7 @@ impl Vcpu for SvmVcpu {
                 let priority = VirtualInterrupt::from_bits_truncate(value as u32 & 0xf);
                 return self.set_virtual_interrupt(rest | priority);
             }
+            ControlRegister::Xcr0 => return self.write_xcr0(value),
             _ => self.control_view(),
         };
         match register {
@@ -115,6 +118,7 @@ impl Vcpu for SvmVcpu {
             GuestMsr::SysenterEip => get!(self.vmcb, save.sysenter_eip),
             GuestMsr::Pat => get!(self.vmcb, save.g_pat),
             GuestMsr::DebugCtl => get!(self.vmcb, save.debug_ctl),
+            GuestMsr::TscAux => self.read_tsc_aux(),
         }
     }
 
@@ -137,6 +141,7 @@ impl Vcpu for SvmVcpu {
                 self.dirty(Clean::NESTED_PAGING);
             }
             GuestMsr::DebugCtl => set!(self.vmcb, save.debug_ctl, value),
+            GuestMsr::TscAux => self.write_tsc_aux(value),
         }
     }
 
@@ -162,14 +167,14 @@ impl Vcpu for SvmVcpu {
     }
 
     fn xmm(&self, number: u8) -> u128 {
-        self.with_passive(|| FloatingPoint::of_cpu().xmm(number))
+        self.with_passive(|| cpu::legacy_state().xmm(number))
     }
 
     fn set_xmm(&mut self, number: u8, value: u128) {
         self.with_passive(|| {
-            let mut image = FloatingPoint::of_cpu();
+            let mut image = cpu::legacy_state();
             image.set_xmm(number, value);
-            image.load();
+            cpu::restore_extended(&image, 0);
         });
     }
 
@@ -283,6 +288,11 @@ impl Vcpu for SvmVcpu {
         self.write_intercepts();
     }
 
+    fn permit_instructions(&mut self, permitted: Instructions) {
+        self.permitted = permitted;
+        self.write_intercepts();
+    }
+
     fn set_tsc_offset(&mut self, offset: u64) {
         set!(self.vmcb, control.tsc_offset, offset);
         self.dirty(Clean::INTERCEPTS);
@@ -314,6 +324,28 @@ impl SvmVcpu {
         let result = body();
         cpu::stgi();
         result
+    }
+
+    fn write_xcr0(&self, value: u64) {
+        if self.extended.states != 0 {
+            self.with_passive(|| cpu::set_xcr0(value));
+        }
+    }
+
+    fn read_tsc_aux(&self) -> u64 {
+        if !self.extended.tsc_aux {
+            return 0;
+        }
+        // SAFETY: the CPU has the MSR.
+        self.with_passive(|| unsafe { cpu::rdmsr(TSC_AUX) })
+    }
+
+    fn write_tsc_aux(&self, value: u64) {
+        if self.extended.tsc_aux {
+            // SAFETY: the CPU has the MSR, the contract has the value checked, and the
+            // host does not look at it.
+            self.with_passive(|| unsafe { cpu::wrmsr(TSC_AUX, value) });
+        }
     }
 
     /// The I/O permissions map, then the MSR permissions map.

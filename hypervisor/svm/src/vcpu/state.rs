@@ -136,9 +136,9 @@ impl SvmVcpu {
 
     fn control_set(&self) -> ControlSet {
         if self.is_nested() {
-            ControlSet::nested(self.paging_exits)
+            ControlSet::nested(&self.raw, self.permitted, self.paging_exits)
         } else {
-            ControlSet::shadow(&self.raw)
+            ControlSet::shadow(&self.raw, self.permitted)
         }
     }
 

@@ -12,8 +12,8 @@ use anchorite_addr::{Hpa, HpaPage};
 use anchorite_vcpu::exit::ExceptionExit;
 use anchorite_vcpu::root::ShadowFormat;
 use anchorite_vcpu::{
-    ControlRegister, Event, EventKind, FlushScope, Gpr, GuestMsr, HostPages, Page, Root, Segment,
-    SegmentRegister, Vcpu, Vector, VmExit,
+    ControlRegister, Event, EventKind, Extended, FlushScope, Gpr, GuestMsr, HostPages, Page, Root,
+    Segment, SegmentRegister, Vcpu, Vector, VmExit,
 };
 use std::boxed::Box;
 use std::string::String;
@@ -42,6 +42,7 @@ fn vcpu(features: SvmFeatures, emulated_by_qemu: bool) -> SvmVcpu {
     SvmVcpu::new(Creation {
         raw,
         capabilities: probe(&raw).expect("usable"),
+        extended: Extended::default(),
         slot: Slot::new(pages(1), AsidPool::new(raw.asids)),
         host: TABLE,
         vmcb: pages(1),

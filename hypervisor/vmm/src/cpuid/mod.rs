@@ -1,19 +1,31 @@
 //! What CPUID tells the guest.
 //!
-//! Computed once from the physical CPU and the table in [`policy`]; nothing in it
-//! depends on the guest's state, so that an exit is an array access.
+//! Worked out once from the physical CPU, the tables in [`features`] and [`policy`],
+//! and what the machine has. Only the bits that mirror CR4 and the sizes of XSAVE areas
+//! depend on the guest's state; every other exit is an array access.
 
+pub mod features;
+mod hidden;
 pub mod policy;
+mod xsave;
+
+pub use hidden::{CannotHide, Hidden};
+pub use xsave::Layout;
 
 use anchorite_abi::{CPUID_SIGNATURE, CPUID_SIGNATURE_LEAF};
-use anchorite_vcpu::Cr4;
+use anchorite_vcpu::{Cr4, Instructions};
 use core::num::NonZeroU64;
-use policy::{LAST_BASIC, LAST_EXTENDED, PASSED, Register, TABLE};
+use features::{
+    Condition, FEATURES, Feature, STATE_AVX, STATE_AVX512, STATE_LEGACY, STATE_PKRU, STATES, Show,
+};
+use policy::{LAST_BASIC, LAST_EXTENDED, RULES, Register};
 
 /// First leaf of the extended range.
 const EXTENDED: u32 = 0x8000_0000;
 /// Leaf with the TSC's frequency in kHz in EAX, as other hypervisors have it.
 pub const FREQUENCY_LEAF: u32 = CPUID_SIGNATURE_LEAF + 0x10;
+/// The leaf that describes XSAVE.
+const XSAVE_LEAF: u32 = 0xd;
 
 /// The four registers that CPUID fills.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,7 +51,7 @@ impl Leaf {
         }
     }
 
-    fn register_mut(&mut self, register: Register) -> &mut u32 {
+    const fn register_mut(&mut self, register: Register) -> &mut u32 {
         match register {
             Register::Eax => &mut self.eax,
             Register::Ebx => &mut self.ebx,
@@ -47,6 +59,29 @@ impl Leaf {
             Register::Edx => &mut self.edx,
         }
     }
+}
+
+/// The local APIC that the machine has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LocalApic {
+    /// None.
+    #[default]
+    None,
+    /// Its registers are in memory.
+    Memory,
+    /// They can also be MSRs.
+    X2,
+}
+
+/// What, besides the physical CPU, decides what the guest is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// Features that this run hides.
+    pub hidden: Hidden,
+    /// The machine's local APIC.
+    pub apic: LocalApic,
+    /// Whether the guest's XSETBV exits.
+    pub xsetbv_exits: bool,
 }
 
 const BASIC_LEAVES: usize = LAST_BASIC as usize + 1;
@@ -60,53 +95,67 @@ pub struct Cpuid {
     extended: [Leaf; EXTENDED_LEAVES],
     /// Leaf 4, which describes one cache a subleaf.
     caches: [Leaf; CACHE_SUBLEAVES],
+    /// EAX of leaf 0xD, subleaf 1.
+    xsave_instructions: u32,
+    layout: Layout,
     frequency_khz: u32,
 }
 
 impl Cpuid {
     /// The guest's view of a physical CPU whose CPUID is `host`, with a TSC of `hertz`.
-    pub fn new(host: impl Fn(u32, u32) -> Leaf, hertz: NonZeroU64) -> Self {
-        let shown = |leaf, subleaf| policed(&host, leaf, subleaf);
+    pub fn new(host: impl Fn(u32, u32) -> Leaf, hertz: NonZeroU64, offer: &Offer) -> Self {
+        let source = Source::new(&host, offer);
         let frequency_khz = u32::try_from(hertz.get() / 1_000).unwrap_or(u32::MAX);
-        Self {
-            basic: core::array::from_fn(|index| shown(index as u32, 0)),
-            extended: core::array::from_fn(|index| shown(EXTENDED + index as u32, 0)),
-            caches: core::array::from_fn(|subleaf| shown(4, subleaf as u32)),
+        let mut cpuid = Self {
+            basic: core::array::from_fn(|index| source.leaf(index as u32, 0)),
+            extended: core::array::from_fn(|index| source.leaf(EXTENDED + index as u32, 0)),
+            caches: core::array::from_fn(|subleaf| source.leaf(4, subleaf as u32)),
+            xsave_instructions: source.leaf(XSAVE_LEAF, 1).eax,
+            layout: Layout::default(),
             frequency_khz,
+        };
+        if cpuid.shows(1, Register::Ecx, 26) {
+            cpuid.layout = Layout::new(&source.host, source.states);
         }
+        cpuid.limit_linear_addresses();
+        cpuid
     }
 
-    /// Shows a local APIC: bit 9 of leaf 1 EDX, and of its copy where AMD's CPUs have one.
-    pub const fn show_apic(&mut self) {
-        self.basic[1].edx |= 1 << 9;
-        if self.extended[1].edx & 1 != 0 {
-            self.extended[1].edx |= 1 << 9;
-        }
-    }
-
-    /// What the guest reads. Leaves that do not exist read as zeroes: Intel's CPUs
-    /// repeat the last basic leaf there, AMD's give zeroes, and nothing depends on it.
+    /// What the guest reads, whose CR4 and XCR0 are these. Leaves that do not exist read
+    /// as zeroes: Intel's CPUs repeat the last basic leaf there, AMD's give zeroes, and
+    /// nothing depends on it.
     #[inline]
-    pub fn get(&self, leaf: u32, subleaf: u32) -> Leaf {
-        match self.basic.get(leaf as usize) {
-            Some(found) if !has_subleaves(leaf) || subleaf == 0 => *found,
-            Some(_) if leaf == 4 => self.caches.get(subleaf as usize).copied().unwrap_or_default(),
-            Some(_) => Leaf::default(),
-            None => self.beyond_basic(leaf),
+    pub fn get(&self, leaf: u32, subleaf: u32, state: impl FnOnce() -> (Cr4, u64)) -> Leaf {
+        match (self.basic.get(leaf as usize), leaf) {
+            (Some(_), 1 | 7 | XSAVE_LEAF) => self.dynamic(leaf, subleaf, state()),
+            (Some(_), 4) => self.caches.get(subleaf as usize).copied().unwrap_or_default(),
+            (Some(_), 0xb) if subleaf != 0 => Leaf::default(),
+            (Some(found), _) => *found,
+            (None, _) => self.beyond_basic(leaf),
         }
     }
 
-    /// Whether a bit of leaf 1, 7, or another without subleaves, is shown.
+    /// Whether a bit of a leaf's subleaf 0 is shown.
     pub fn shows(&self, leaf: u32, register: Register, bit: u32) -> bool {
-        self.get(leaf, 0).register(register) >> bit & 1 == 1
+        let found = match self.basic.get(leaf as usize) {
+            Some(found) => *found,
+            None => self.beyond_basic(leaf),
+        };
+        found.register(register) >> bit & 1 == 1
     }
 
     /// The guest's physical address width in bits.
-    pub fn physical_bits(&self) -> u32 {
-        match self.get(0x8000_0008, 0).eax & 0xff {
+    pub const fn physical_bits(&self) -> u32 {
+        match self.extended[8].eax & 0xff {
             bits @ 32..=52 => bits,
             _ => 36,
         }
+    }
+
+    /// Bits of a canonical address as MSRs and descriptor-table bases check them: by the
+    /// widest paging mode that there is, not by the one in use.
+    pub fn linear_bits(&self) -> u32 {
+        if self.shows(7, Register::Ecx, 16) { 57 } else { 48 }
     }
 
     /// The CR4 bits that the guest may set: those of features that it is shown.
@@ -117,14 +166,82 @@ impl Cpuid {
         shown.fold(Cr4::empty(), |bits, (cr4, ..)| bits | *cr4)
     }
 
+    /// Instructions that the guest is shown and that the CPU may have a switch for.
+    pub fn instructions(&self) -> Instructions {
+        let mut instructions = Instructions::empty();
+        instructions.set(Instructions::RDTSCP, self.shows(EXTENDED + 1, Register::Edx, 27));
+        instructions.set(Instructions::INVPCID, self.shows(7, Register::Ebx, 10));
+        instructions
+    }
+
+    /// What XSAVE moves; no states where it is hidden.
+    pub const fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// Whether the guest is shown no-execute pages.
     pub fn no_execute(&self) -> bool {
-        self.shows(0x8000_0001, Register::Edx, 20)
+        self.shows(EXTENDED + 1, Register::Edx, 20)
     }
 
     /// Whether the guest is shown long mode.
     pub fn long_mode(&self) -> bool {
-        self.shows(0x8000_0001, Register::Edx, 29)
+        self.shows(EXTENDED + 1, Register::Edx, 29)
+    }
+
+    /// Whether the guest is shown 1 GiB pages.
+    pub fn gigabyte_pages(&self) -> bool {
+        self.shows(EXTENDED + 1, Register::Edx, 26)
+    }
+
+    /// The leaves in which something follows the guest's state.
+    #[inline(never)]
+    fn dynamic(&self, leaf: u32, subleaf: u32, (cr4, xcr0): (Cr4, u64)) -> Leaf {
+        if leaf == XSAVE_LEAF {
+            return self.xsave(subleaf, xcr0);
+        }
+        if leaf == 7 && subleaf != 0 {
+            return Leaf::default();
+        }
+        let mut shown = self.basic[leaf as usize];
+        for register in FEATURES.iter().filter(|register| register.leaf == leaf) {
+            for row in register.features {
+                if let Show::Mirrors(bit) = row.show {
+                    let value = u32::from(cr4.contains(bit)) << row.bit;
+                    *shown.register_mut(register.register) |= value;
+                }
+            }
+        }
+        shown
+    }
+
+    fn xsave(&self, subleaf: u32, xcr0: u64) -> Leaf {
+        let layout = &self.layout;
+        let compacts = self.xsave_instructions & 0b1010 != 0;
+        match subleaf {
+            _ if layout.states == 0 => Leaf::default(),
+            0 => Leaf {
+                eax: layout.states as u32,
+                ebx: layout.standard_bytes(xcr0),
+                ecx: layout.standard_bytes(layout.states),
+                edx: (layout.states >> 32) as u32,
+            },
+            1 => Leaf {
+                eax: self.xsave_instructions,
+                ebx: if compacts { layout.compacted_bytes(xcr0) } else { 0 },
+                ..Leaf::default()
+            },
+            state => layout.state(state),
+        }
+    }
+
+    /// Without LA57 linear addresses have 48 bits.
+    fn limit_linear_addresses(&mut self) {
+        let bits = self.linear_bits() << 8;
+        let sizes = &mut self.extended[8].eax;
+        if *sizes & 0xff00 > bits {
+            *sizes = *sizes & !0xff00 | bits;
+        }
     }
 
     fn beyond_basic(&self, leaf: u32) -> Leaf {
@@ -138,27 +255,98 @@ impl Cpuid {
     }
 }
 
-const fn has_subleaves(leaf: u32) -> bool {
-    matches!(leaf, 4 | 7 | 0xb | 0xd)
+/// The physical CPU, and what of it may be shown.
+struct Source<'a, F> {
+    host: F,
+    offer: &'a Offer,
+    /// Bits of XCR0 that the guest may set, if XSAVE is shown.
+    states: u64,
+    /// Whether it may be shown.
+    xsave: bool,
 }
 
-/// A leaf of the host's after the table was applied to it.
-fn policed(host: &impl Fn(u32, u32) -> Leaf, leaf: u32, subleaf: u32) -> Leaf {
-    let last = host(leaf & EXTENDED, 0).eax;
-    let mut shown = Leaf::default();
-    if leaf <= last && PASSED.contains(&leaf) {
-        shown = host(leaf, subleaf);
+impl<'a, F: Fn(u32, u32) -> Leaf> Source<'a, F> {
+    /// Where XSETBV does not exit, the guest can set all bits of XCR0 that the CPU has:
+    /// then either all may be shown or none.
+    fn new(host: F, offer: &'a Offer) -> Self {
+        let mut source = Self { host, offer, states: 0, xsave: false };
+        let found = source.existing(XSAVE_LEAF, 0);
+        let all = u64::from(found.edx) << 32 | u64::from(found.eax);
+        let gone =
+            [("avx", STATE_AVX | STATE_AVX512), ("avx512f", STATE_AVX512), ("pku", STATE_PKRU)];
+        let gone = gone.into_iter().filter(|(name, _)| offer.hidden.contains(name));
+        source.states = all & STATES & !gone.fold(0, |bits, (_, state)| bits | state);
+        source.xsave = source.states & STATE_LEGACY == STATE_LEGACY
+            && (offer.xsetbv_exits || source.states == all);
+        source
     }
-    for rule in TABLE.iter().filter(|rule| rule.leaf == leaf) {
-        let register = shown.register_mut(rule.register);
-        *register = *register & rule.keep | rule.set;
+
+    /// A leaf of the host's; zeroes where it has none.
+    fn existing(&self, leaf: u32, subleaf: u32) -> Leaf {
+        let last = (self.host)(leaf & EXTENDED, 0).eax;
+        if leaf <= last { (self.host)(leaf, subleaf) } else { Leaf::default() }
     }
-    match leaf {
-        0 => shown.eax = shown.eax.min(LAST_BASIC),
-        EXTENDED => shown.eax = shown.eax.min(LAST_EXTENDED),
-        _ => {}
+
+    /// A leaf after the tables were applied to it.
+    fn leaf(&self, leaf: u32, subleaf: u32) -> Leaf {
+        let host = self.existing(leaf, subleaf);
+        let mut shown = Leaf::default();
+        for rule in RULES.iter().filter(|rule| rule.leaf == leaf) {
+            let value = host.register(rule.register) & rule.keep | rule.set;
+            *shown.register_mut(rule.register) = value;
+        }
+        for (index, register) in FEATURES.iter().enumerate() {
+            if register.leaf == leaf && register.subleaf == subleaf {
+                let value = host.register(register.register);
+                *shown.register_mut(register.register) = self.features(index, value);
+            }
+        }
+        match leaf {
+            0 => shown.eax = shown.eax.min(LAST_BASIC),
+            EXTENDED => shown.eax = shown.eax.min(LAST_EXTENDED),
+            _ => {}
+        }
+        shown
     }
-    shown
+
+    /// What is shown of `value`, the host's register at `index` in [`FEATURES`].
+    fn features(&self, index: usize, value: u32) -> u32 {
+        let rows = FEATURES[index].features.iter();
+        rows.filter(|row| self.feature(index, row, value)).fold(0, |bits, row| bits | 1 << row.bit)
+    }
+
+    fn feature(&self, index: usize, row: &Feature, value: u32) -> bool {
+        let there = value & !self.offer.hidden.mask(index) & 1 << row.bit != 0;
+        match row.show {
+            Show::Passed => there,
+            Show::With(conditions) => there && conditions.iter().all(|need| self.holds(need)),
+            Show::Set => true,
+            Show::Mirrors(_) | Show::Hidden => false,
+        }
+    }
+
+    fn holds(&self, condition: &Condition) -> bool {
+        match *condition {
+            Condition::Feature(name) => self.shows(name),
+            Condition::States(states) => self.states & states == states,
+            Condition::ExtendedStates => self.xsave,
+            Condition::LocalApic => self.offer.apic != LocalApic::None,
+            Condition::X2Apic => self.offer.apic == LocalApic::X2,
+        }
+    }
+
+    /// Whether the feature `name` is shown, by the first register that has it.
+    fn shows(&self, name: &str) -> bool {
+        let rows = FEATURES.iter().enumerate();
+        let mut found = rows.filter_map(|(index, register)| {
+            let row = register.features.iter().find(|row| row.name == name)?;
+            Some((index, register, row))
+        });
+        found.next().is_some_and(|(index, register, row)| {
+            let host = self.existing(register.leaf, register.subleaf);
+            self.feature(index, row, host.register(register.register))
+        })
+    }
 }
 
 fn signature() -> Leaf {

@@ -1,10 +1,7 @@
-//! The table of what CPUID hides, and why.
+//! What CPUID shows besides feature bits, and which CR4 bits go with which feature.
 //!
-//! A leaf that is neither in [`PASSED`] nor named by a rule reads as zeroes. A
-//! feature is opened by deleting its rule, once there is a test for it.
-//!
-//! Source: SDM vol. 2, "CPUID"; APM vol. 3, appendix E "Obtaining Processor
-//! Information Via the CPUID Instruction".
+//! A register that neither [`RULES`] nor [`FEATURES`](super::features::FEATURES) names
+//! reads as zero.
 
 use anchorite_vcpu::Cr4;
 
@@ -18,7 +15,7 @@ pub enum Register {
     Edx,
 }
 
-/// What becomes of one register of one leaf.
+/// What becomes of one register that is no set of feature bits.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
     /// The leaf, all its subleaves.
@@ -29,7 +26,7 @@ pub struct Rule {
     pub keep: u32,
     /// Bits that are one.
     pub set: u32,
-    /// Why.
+    /// What it is and why.
     pub reason: &'static str,
 }
 
@@ -38,67 +35,66 @@ pub const LAST_BASIC: u32 = 0xd;
 /// The last extended leaf that the guest is shown.
 pub const LAST_EXTENDED: u32 = 0x8000_0008;
 
-/// Leaves that start from what the physical CPU says.
-pub const PASSED: &[u32] = &[
-    0,
-    1,
-    2,
-    4,
-    7,
-    0x8000_0000,
-    0x8000_0001,
-    0x8000_0002,
-    0x8000_0003,
-    0x8000_0004,
-    0x8000_0005,
-    0x8000_0006,
-    0x8000_0007,
-    0x8000_0008,
-];
-
 use Register::{Eax, Ebx, Ecx, Edx};
 
-/// The rules, in the order of leaves; all that match are applied.
-pub const TABLE: &[Rule] = &[
-    only(1, Ebx, 0x0000_ff00, "APIC identifier 0; the CLFLUSH size stays"),
-    set(1, Ebx, 0x0001_0000, "one logical processor"),
-    hide(1, Ecx, bits(&[2, 4, 7, 8, 10, 11, 14, 15]), "power, debug store, PMU: not virtualized"),
-    hide(1, Ecx, bits(&[3]), "MONITOR and MWAIT: would idle the physical CPU"),
-    hide(1, Ecx, bits(&[5, 6]), "VMX, SMX: no nesting"),
-    hide(1, Ecx, bits(&[12, 26, 27, 28, 29]), "XSAVE and what needs it: XCR0 is not switched yet"),
-    hide(1, Ecx, bits(&[17]), "PCID: not opened yet"),
-    hide(1, Ecx, bits(&[21, 24]), "x2APIC, TSC deadline: there is no APIC"),
-    set(1, Ecx, bits(&[31]), "a hypervisor is present"),
-    hide(1, Edx, bits(&[7, 14]), "machine checks are the host's"),
-    hide(1, Edx, bits(&[9]), "APIC: not there yet"),
-    hide(1, Edx, bits(&[18, 21, 22, 28, 29, 31]), "serial, debug store, thermal, threads: no"),
-    only(4, Eax, 0x0000_3fff, "one core, one thread share each cache"),
-    only(7, Eax, 0, "no further subleaves"),
-    hide(7, Ebx, bits(&[1, 2, 4, 11]), "TSC_ADJUST, SGX, HLE, RTM: not virtualized"),
-    hide(7, Ebx, bits(&[5, 14, 16, 17, 21, 26, 27, 28, 30, 31]), "AVX2, AVX-512, MPX need XSAVE"),
-    hide(7, Ebx, bits(&[7, 20]), "SMEP, SMAP: not opened yet"),
-    hide(7, Ebx, bits(&[10]), "INVPCID: goes with PCID"),
-    hide(7, Ebx, bits(&[12, 15, 22, 25]), "resource monitoring, processor trace: the host's"),
-    only(7, Ecx, 0, "PKU, UMIP, LA57, RDPID and the rest: not opened yet"),
-    only(7, Edx, 0, "speculation controls: their MSRs are not virtualized"),
-    only(0x8000_0001, Ecx, bits(&[0, 4, 5, 6, 7, 8]), "LAHF, CR8, LZCNT, SSE4A; not SVM, OSVW, …"),
-    hide(0x8000_0001, Edx, bits(&[7, 14]), "machine checks are the host's"),
-    hide(0x8000_0001, Edx, bits(&[9]), "APIC: not there yet"),
-    hide(0x8000_0001, Edx, bits(&[25]), "FFXSR: an EFER bit that is not virtualized"),
-    hide(0x8000_0001, Edx, bits(&[26]), "1 GiB pages: not opened yet"),
-    hide(0x8000_0001, Edx, bits(&[27]), "RDTSCP: cannot be intercepted everywhere"),
-    only(0x8000_0007, Eax, 0, "RAS: the host's"),
-    only(0x8000_0007, Ebx, 0, "RAS: the host's"),
-    only(0x8000_0007, Ecx, 0, "power reporting: the host's"),
-    only(0x8000_0007, Edx, bits(&[8]), "of power management only: the TSC is invariant"),
-    only(0x8000_0008, Ebx, 0, "speculation controls and others: not virtualized"),
-    only(0x8000_0008, Ecx, 0, "one core"),
-    only(0x8000_0008, Edx, 0, "RDPRU: not virtualized"),
+/// The rules, in the order of leaves.
+pub const RULES: &[Rule] = &[
+    keep(0, Eax, !0, "the last leaf, at most 0xd"),
+    keep(0, Ebx, !0, VENDOR),
+    keep(0, Ecx, !0, VENDOR),
+    keep(0, Edx, !0, VENDOR),
+    keep(1, Eax, !0, "family, model, stepping"),
+    Rule {
+        leaf: 1,
+        register: Ebx,
+        keep: 0x0000_ff00,
+        set: 0x0001_0000,
+        reason: "the CLFLUSH size; APIC identifier 0, one logical processor",
+    },
+    keep(2, Eax, !0, CACHES),
+    keep(2, Ebx, !0, CACHES),
+    keep(2, Ecx, !0, CACHES),
+    keep(2, Edx, !0, CACHES),
+    keep(4, Eax, 0x0000_3fff, "one cache a subleaf; one core and thread share it"),
+    keep(4, Ebx, !0, CACHES),
+    keep(4, Ecx, !0, CACHES),
+    keep(4, Edx, !0, CACHES),
+    keep(0x8000_0000, Eax, !0, "the last leaf, at most 0x80000008"),
+    keep(0x8000_0000, Ebx, !0, VENDOR),
+    keep(0x8000_0000, Ecx, !0, VENDOR),
+    keep(0x8000_0000, Edx, !0, VENDOR),
+    keep(0x8000_0001, Eax, !0, "family, model, stepping"),
+    keep(0x8000_0001, Ebx, 0xf000_0000, "the package"),
+    keep(0x8000_0002, Eax, !0, NAME),
+    keep(0x8000_0002, Ebx, !0, NAME),
+    keep(0x8000_0002, Ecx, !0, NAME),
+    keep(0x8000_0002, Edx, !0, NAME),
+    keep(0x8000_0003, Eax, !0, NAME),
+    keep(0x8000_0003, Ebx, !0, NAME),
+    keep(0x8000_0003, Ecx, !0, NAME),
+    keep(0x8000_0003, Edx, !0, NAME),
+    keep(0x8000_0004, Eax, !0, NAME),
+    keep(0x8000_0004, Ebx, !0, NAME),
+    keep(0x8000_0004, Ecx, !0, NAME),
+    keep(0x8000_0004, Edx, !0, NAME),
+    keep(0x8000_0005, Eax, !0, CACHES),
+    keep(0x8000_0005, Ebx, !0, CACHES),
+    keep(0x8000_0005, Ecx, !0, CACHES),
+    keep(0x8000_0005, Edx, !0, CACHES),
+    keep(0x8000_0006, Eax, !0, CACHES),
+    keep(0x8000_0006, Ebx, !0, CACHES),
+    keep(0x8000_0006, Ecx, !0, CACHES),
+    keep(0x8000_0006, Edx, !0, CACHES),
+    keep(0x8000_0008, Eax, 0x0000_ffff, "widths of addresses; 48 linear bits where LA57 is hidden"),
 ];
+
+const VENDOR: &str = "the vendor's name";
+const NAME: &str = "the processor's name";
+const CACHES: &str = "caches and TLBs: the CPU's own";
 
 /// Which CPUID bit permits which bits of CR4.
 ///
-/// A bit without an entry (VMXE, PCIDE, OSXSAVE, …) cannot be set.
+/// A bit without an entry (VMXE, SMXE, …) cannot be set.
 pub const CR4_BITS: &[(Cr4, u32, Register, u32)] = &[
     (Cr4::VME.union(Cr4::PVI), 1, Edx, 1),
     (Cr4::DE, 1, Edx, 2),
@@ -111,29 +107,16 @@ pub const CR4_BITS: &[(Cr4, u32, Register, u32)] = &[
     (Cr4::PCE, 1, Edx, 4),
     (Cr4::OSFXSR, 1, Edx, 24),
     (Cr4::OSXMMEXCPT, 1, Edx, 25),
+    (Cr4::UMIP, 7, Ecx, 2),
+    (Cr4::LA57, 7, Ecx, 16),
     (Cr4::FSGSBASE, 7, Ebx, 0),
+    (Cr4::PCIDE, 1, Ecx, 17),
+    (Cr4::OSXSAVE, 1, Ecx, 26),
     (Cr4::SMEP, 7, Ebx, 7),
     (Cr4::SMAP, 7, Ebx, 20),
+    (Cr4::PKE, 7, Ecx, 3),
 ];
 
-const fn hide(leaf: u32, register: Register, bits: u32, reason: &'static str) -> Rule {
-    Rule { leaf, register, keep: !bits, set: 0, reason }
-}
-
-const fn only(leaf: u32, register: Register, bits: u32, reason: &'static str) -> Rule {
-    Rule { leaf, register, keep: bits, set: 0, reason }
-}
-
-const fn set(leaf: u32, register: Register, bits: u32, reason: &'static str) -> Rule {
-    Rule { leaf, register, keep: !0, set: bits, reason }
-}
-
-const fn bits(numbers: &[u32]) -> u32 {
-    let mut mask = 0;
-    let mut index = 0;
-    while index < numbers.len() {
-        mask |= 1 << numbers[index];
-        index += 1;
-    }
-    mask
+const fn keep(leaf: u32, register: Register, keep: u32, reason: &'static str) -> Rule {
+    Rule { leaf, register, keep, set: 0, reason }
 }

@@ -37,6 +37,10 @@ const CR4_PAGING: Cr4 = Cr4::PSE
     .union(Cr4::SMAP)
     .union(Cr4::PKE);
 
+/// Bit 63 of a value for CR3 with PCIDs: keep the context's translations. Not stored.
+const CR3_NO_FLUSH: u64 = 1 << 63;
+/// The bits of CR3 that hold the PCID.
+const CR3_PCID: u64 = 0xfff;
 /// The bits of CR3 that hold the address of the four PDPTEs.
 const PDPT_ADDRESS: u64 = 0xffff_ffe0;
 /// Bits of a present PDPTE that must be zero: 1, 2 and 5–8.
@@ -207,8 +211,11 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         if forbidden { Err(Refused) } else { Ok(()) }
     }
 
+    /// Every load flushes: to keep translations is permitted, not demanded.
     fn write_cr3(&mut self, value: u64) -> Result<(), Refused> {
         let long = self.vcpu.control(ControlRegister::Efer) & Efer::LMA.bits() != 0;
+        let tagged = self.vcpu.control(ControlRegister::Cr4) & Cr4::PCIDE.bits() != 0;
+        let value = if tagged { value & !CR3_NO_FLUSH } else { value };
         let width = self.physical_bits;
         if long && value >> width != 0 {
             return Err(Refused);
@@ -225,11 +232,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             return Err(Refused);
         }
         let old = Cr4::from_bits_retain(self.vcpu.control(ControlRegister::Cr4));
-        let efer = Efer::from_bits_retain(self.vcpu.control(ControlRegister::Efer));
-        let leaves_pae = old.contains(Cr4::PAE) && !new.contains(Cr4::PAE);
-        if leaves_pae && efer.contains(Efer::LMA) {
-            return Err(Refused);
-        }
+        self.check_cr4(old, new)?;
 
         if (old ^ new).intersects(CR4_PAGING) {
             let mut registers = self.paging_registers();
@@ -238,6 +241,34 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         }
         self.vcpu.set_control(ControlRegister::Cr4, value);
         Ok(())
+    }
+
+    /// What long mode permits: PAE and LA57 stay as they are in it, PCIDE needs it, and
+    /// is set with PCID 0 only.
+    fn check_cr4(&self, old: Cr4, new: Cr4) -> Result<(), Refused> {
+        let efer = Efer::from_bits_retain(self.vcpu.control(ControlRegister::Efer));
+        let long = efer.contains(Efer::LMA);
+        let (changed, set) = (old ^ new, new - old);
+        let leaves_pae = changed.contains(Cr4::PAE) && old.contains(Cr4::PAE);
+        let pcid = self.vcpu.control(ControlRegister::Cr3) & CR3_PCID;
+        let forbidden = long && (leaves_pae || changed.contains(Cr4::LA57))
+            || set.contains(Cr4::PCIDE) && (!long || pcid != 0);
+        if forbidden { Err(Refused) } else { Ok(()) }
+    }
+
+    /// XSETBV. The hardware checks CR4.OSXSAVE and the privilege where it can exit.
+    pub(crate) fn xsetbv(&mut self) -> ExitAction {
+        if self.vcpu.control(ControlRegister::Cr4) & Cr4::OSXSAVE.bits() == 0 {
+            return hidden_instruction();
+        }
+        let registers = self.vcpu.regs();
+        let index = registers[Gpr::Rcx] as u32;
+        let value = registers[Gpr::Rdx] << 32 | registers[Gpr::Rax] & 0xffff_ffff;
+        if self.vcpu.cpl() != 0 || index != 0 || !self.cpuid.layout().accepts(value) {
+            return general_protection();
+        }
+        self.vcpu.set_control(ControlRegister::Xcr0, value);
+        self.skip()
     }
 
     /// WRMSR to EFER. LMA is the hardware's: a value written there is ignored, as

@@ -92,15 +92,35 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         stored: Option<u16>,
     ) -> Result<u16, ExitAction> {
         let access = if stored.is_some() { Access::Write } else { Access::Read };
+        self.reach(operand, 2, access, |guest, address| match stored {
+            Some(value) => guest.store(address, 2, value.into()).map(|()| value),
+            None => guest.load(address, 2, access).map(|value| value as u16),
+        })
+    }
+
+    /// Loads the 16-byte memory operand of INVPCID, or the same.
+    pub(super) fn pair_operand(&mut self, operand: &MemoryOperand) -> Result<[u64; 2], ExitAction> {
+        let access = Access::Read;
+        self.reach(operand, 16, access, |guest, address| {
+            let low = guest.load(address, 8, access)?;
+            Ok([low, guest.load(address.wrapping_add(8), 8, access)?])
+        })
+    }
+
+    /// Does `body` with the address of a memory operand of `bytes` bytes.
+    fn reach<V>(
+        &mut self,
+        operand: &MemoryOperand,
+        bytes: u8,
+        access: Access,
+        body: impl FnOnce(&mut Guest<'_, B, T, H>, Gva) -> Result<V, Fault>,
+    ) -> Result<V, ExitAction> {
         let offset = operand.offset(self.vcpu.regs());
         let mode = Mode::of(&self.vcpu);
         let mut guest = Guest::new(self);
-        let done = linearize(&guest, mode, operand.segment, offset, 2, access)
+        let done = linearize(&guest, mode, operand.segment, offset, bytes, access)
             .map_err(Fault::Exception)
-            .and_then(|address| match stored {
-                Some(value) => guest.store(address, 2, value.into()).map(|()| value),
-                None => guest.load(address, 2, access).map(|value| value as u16),
-            });
+            .and_then(|address| body(&mut guest, address));
         match (guest.stop, done) {
             (Some(stop), _) => Err(ExitAction::Stop(stop)),
             (None, Ok(value)) => Ok(value),
@@ -109,7 +129,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
                 Err(self.emulated(Outcome::Exception(exception)))
             }
             (None, Err(_)) => {
-                let what = "the operand of LMSW or SMSW";
+                let what = "an operand in memory";
                 Err(ExitAction::Stop(Stop::Emulation { what, gpa: None }))
             }
         }

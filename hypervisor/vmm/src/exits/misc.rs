@@ -1,12 +1,14 @@
 //! The exits that need little.
 
+use super::msr::general_protection;
 use crate::action::{ExitAction, Stop};
-use crate::emulate::{CodeSize, Operation};
+use crate::emulate::{CodeSize, Mode, Operation};
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::translation::Translation;
 use anchorite_addr::Gva;
-use anchorite_vcpu::{ControlRegister, Event, Vcpu, Vector};
+use anchorite_shadow::Invpcid;
+use anchorite_vcpu::{ControlRegister, Cr4, Event, Instructions, Vcpu, Vector};
 
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// A physical interrupt ended the guest's turn: a good moment for the devices.
@@ -30,6 +32,47 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         };
         self.translation.invalidate(gva);
         ExitAction::SkipInstruction(instruction.length)
+    }
+
+    /// INVPCID, where the tables it concerns are ours, or where it is hidden.
+    ///
+    /// Source: SDM vol. 2, "INVPCID—Invalidate Process-Context Identifier".
+    pub(crate) fn invpcid(&mut self) -> ExitAction {
+        if !self.cpuid.instructions().contains(Instructions::INVPCID) {
+            return hidden_instruction();
+        }
+        let instruction = match self.decoded() {
+            Ok(instruction) => instruction,
+            Err(action) => return action,
+        };
+        let Operation::Invpcid(register, operand) = instruction.operation else {
+            return ExitAction::Stop(Stop::Emulation { what: "no INVPCID", gpa: None });
+        };
+        let descriptor = match self.pair_operand(&operand) {
+            Ok(descriptor) => descriptor,
+            Err(action) => return action,
+        };
+        let Some(kind) = self.invpcid_kind(self.vcpu.regs()[register], descriptor) else {
+            return general_protection();
+        };
+        self.translation.invpcid(kind);
+        ExitAction::SkipInstruction(instruction.length)
+    }
+
+    /// What is to be invalidated; `None` for an operand that raises #GP.
+    fn invpcid_kind(&self, kind: u64, [context, address]: [u64; 2]) -> Option<Invpcid> {
+        let tagged = self.vcpu.control(ControlRegister::Cr4) & Cr4::PCIDE.bits() != 0;
+        let pcid = u16::try_from(context).ok().filter(|pcid| *pcid < 1 << 12)?;
+        let kind = if self.in_64_bit_mode() { kind } else { kind & 0xffff_ffff };
+        match kind {
+            0 | 1 if pcid != 0 && !tagged => None,
+            0 if !Mode::of(&self.vcpu).is_canonical(address) => None,
+            0 => Some(Invpcid::Address { pcid, gva: Gva::new(address) }),
+            1 => Some(Invpcid::Context { pcid }),
+            2 => Some(Invpcid::AllWithGlobal),
+            3 => Some(Invpcid::All),
+            _ => None,
+        }
     }
 
     /// Lets devices see the time and the console's input.

@@ -4,6 +4,8 @@ mod control;
 mod cpuid;
 mod debug;
 mod environment;
+#[cfg(test)]
+mod feature_tests;
 mod halt;
 mod hypercall;
 mod io;

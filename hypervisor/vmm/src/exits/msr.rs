@@ -4,7 +4,7 @@ use crate::action::ExitAction;
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::msr::Msrs;
-use crate::msr::policy::{Behaviour, ConstantWrite};
+use crate::msr::policy::{Behaviour, ConstantWrite, Need, Rule};
 use crate::translation::Translation;
 use anchorite_vcpu::{ControlRegister, Event, Gpr, Vcpu, Vector};
 
@@ -15,7 +15,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     #[inline]
     pub(crate) fn read_msr(&mut self) -> ExitAction {
         let index = self.vcpu.regs()[Gpr::Rcx] as u32;
-        let Some(rule) = Msrs::rule(index) else {
+        let Some(rule) = self.msr_rule(index) else {
             self.msrs.count_unknown(index, false);
             return general_protection();
         };
@@ -38,7 +38,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let registers = self.vcpu.regs();
         let index = registers[Gpr::Rcx] as u32;
         let value = registers[Gpr::Rdx] << 32 | registers[Gpr::Rax] & 0xffff_ffff;
-        let Some(rule) = Msrs::rule(index) else {
+        let Some(rule) = self.msr_rule(index) else {
             self.msrs.count_unknown(index, true);
             return general_protection();
         };
@@ -48,12 +48,23 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         }
     }
 
+    /// The rule for `index`, if the guest has that register.
+    #[inline]
+    fn msr_rule(&self, index: u32) -> Option<&'static Rule> {
+        Msrs::rule(index).filter(|rule| self.has_msr(rule))
+    }
+
+    /// Whether the feature is shown that brings the register of `rule`.
+    pub(crate) fn has_msr(&self, rule: &Rule) -> bool {
+        rule.needs.is_none_or(|Need { leaf, register, bit }| self.cpuid.shows(leaf, register, bit))
+    }
+
     fn set_msr(&mut self, index: u32, behaviour: Behaviour, value: u64) -> Result<(), Refused> {
         match behaviour {
-            Behaviour::Vcpu { msr, valid, .. } if valid.accepts(value) => {
+            Behaviour::Vcpu { msr, valid, .. } if valid.accepts(value, self.linear_bits) => {
                 self.vcpu.set_msr(msr, value);
             }
-            Behaviour::Stored { valid, .. } if valid.accepts(value) => {
+            Behaviour::Stored { valid, .. } if valid.accepts(value, self.linear_bits) => {
                 self.msrs.store(index, value);
             }
             Behaviour::Constant { write: ConstantWrite::Ignored, .. } => {}

@@ -77,11 +77,12 @@ impl Msrs {
 }
 
 impl Valid {
-    /// Whether a register of this kind takes `value`.
-    pub fn accepts(self, value: u64) -> bool {
+    /// Whether a register of this kind takes `value`, where canonical addresses have
+    /// `linear_bits` bits.
+    pub fn accepts(self, value: u64, linear_bits: u32) -> bool {
         match self {
             Self::Any => true,
-            Self::Canonical => matches!(value >> 47, 0 | 0x1_ffff),
+            Self::Canonical => value.wrapping_add(1 << (linear_bits - 1)) >> linear_bits == 0,
             Self::Low(bits) => value & !bits == 0,
             Self::MemoryTypes => {
                 value.to_le_bytes().iter().all(|memory_type| matches!(memory_type, 0 | 1 | 4..=7))

@@ -5,6 +5,7 @@
 //! Source: SDM vol. 4, 2.1 "Architectural MSRs"; APM vol. 2, appendix A "MSR
 //! Cross-Reference".
 
+use crate::cpuid::policy::Register;
 use anchorite_vcpu::GuestMsr;
 
 /// What a write must look like; anything else is #GP.
@@ -12,7 +13,7 @@ use anchorite_vcpu::GuestMsr;
 pub enum Valid {
     /// Any value.
     Any,
-    /// A canonical linear address of 48 bits.
+    /// A canonical linear address.
     Canonical,
     /// No bits but these.
     Low(u64),
@@ -82,6 +83,29 @@ pub struct Rule {
     pub name: &'static str,
     /// How it behaves.
     pub behaviour: Behaviour,
+    /// The feature that brings it; `None` where it is always there.
+    pub needs: Option<Need>,
+}
+
+/// A CPUID bit without which a register does not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// The leaf.
+    pub leaf: u32,
+    /// The register.
+    pub register: Register,
+    /// The bit.
+    pub bit: u32,
+}
+
+const MTRR: Need = Need { leaf: 1, register: Register::Edx, bit: 12 };
+const RDTSCP: Need = Need { leaf: 0x8000_0001, register: Register::Edx, bit: 27 };
+
+impl Rule {
+    /// The same, where the feature is shown.
+    const fn with(self, needs: Need) -> Self {
+        Self { needs: Some(needs), ..self }
+    }
 }
 
 /// Memory type of MTRRs and PAT: write-back.
@@ -100,7 +124,7 @@ pub const TABLE: &[Rule] = &[
     // Kernels write 0, execute CPUID and read the revision of the microcode.
     one(0x8b, "IA32_BIOS_SIGN_ID", ignoring(0)),
     // Fixed ranges and write-combining are there.
-    one(0xfe, "IA32_MTRRCAP", constant(VARIABLE_RANGES | 1 << 8 | 1 << 10)),
+    one(0xfe, "IA32_MTRRCAP", constant(VARIABLE_RANGES | 1 << 8 | 1 << 10)).with(MTRR),
     one(0x174, "IA32_SYSENTER_CS", vcpu(GuestMsr::SysenterCs, Valid::Any)),
     one(0x175, "IA32_SYSENTER_ESP", vcpu(GuestMsr::SysenterEsp, Valid::Canonical)),
     one(0x176, "IA32_SYSENTER_EIP", vcpu(GuestMsr::SysenterEip, Valid::Canonical)),
@@ -110,28 +134,28 @@ pub const TABLE: &[Rule] = &[
     one(0x1a0, "IA32_MISC_ENABLE", ignoring(1 | 1 << 11 | 1 << 12)),
     // Of branch tracing only single steps on branches, which the guest's own CPU does.
     one(0x1d9, "IA32_DEBUGCTL", intercepted(GuestMsr::DebugCtl, Valid::Low(1 << 1))),
-    one(0x200, "IA32_MTRR_PHYSBASE0", stored(0, Valid::RangeBase)),
-    one(0x201, "IA32_MTRR_PHYSMASK0", stored(0, Valid::RangeMask)),
-    one(0x202, "IA32_MTRR_PHYSBASE1", stored(0, Valid::RangeBase)),
-    one(0x203, "IA32_MTRR_PHYSMASK1", stored(0, Valid::RangeMask)),
-    one(0x204, "IA32_MTRR_PHYSBASE2", stored(0, Valid::RangeBase)),
-    one(0x205, "IA32_MTRR_PHYSMASK2", stored(0, Valid::RangeMask)),
-    one(0x206, "IA32_MTRR_PHYSBASE3", stored(0, Valid::RangeBase)),
-    one(0x207, "IA32_MTRR_PHYSMASK3", stored(0, Valid::RangeMask)),
-    one(0x208, "IA32_MTRR_PHYSBASE4", stored(0, Valid::RangeBase)),
-    one(0x209, "IA32_MTRR_PHYSMASK4", stored(0, Valid::RangeMask)),
-    one(0x20a, "IA32_MTRR_PHYSBASE5", stored(0, Valid::RangeBase)),
-    one(0x20b, "IA32_MTRR_PHYSMASK5", stored(0, Valid::RangeMask)),
-    one(0x20c, "IA32_MTRR_PHYSBASE6", stored(0, Valid::RangeBase)),
-    one(0x20d, "IA32_MTRR_PHYSMASK6", stored(0, Valid::RangeMask)),
-    one(0x20e, "IA32_MTRR_PHYSBASE7", stored(0, Valid::RangeBase)),
-    one(0x20f, "IA32_MTRR_PHYSMASK7", stored(0, Valid::RangeMask)),
-    one(0x250, "IA32_MTRR_FIX64K_00000", FIXED_RANGE),
-    range(0x258, 0x259, "IA32_MTRR_FIX16K_80000, _A0000", FIXED_RANGE),
-    range(0x268, 0x26f, "IA32_MTRR_FIX4K_C0000 to _F8000", FIXED_RANGE),
+    one(0x200, "IA32_MTRR_PHYSBASE0", stored(0, Valid::RangeBase)).with(MTRR),
+    one(0x201, "IA32_MTRR_PHYSMASK0", stored(0, Valid::RangeMask)).with(MTRR),
+    one(0x202, "IA32_MTRR_PHYSBASE1", stored(0, Valid::RangeBase)).with(MTRR),
+    one(0x203, "IA32_MTRR_PHYSMASK1", stored(0, Valid::RangeMask)).with(MTRR),
+    one(0x204, "IA32_MTRR_PHYSBASE2", stored(0, Valid::RangeBase)).with(MTRR),
+    one(0x205, "IA32_MTRR_PHYSMASK2", stored(0, Valid::RangeMask)).with(MTRR),
+    one(0x206, "IA32_MTRR_PHYSBASE3", stored(0, Valid::RangeBase)).with(MTRR),
+    one(0x207, "IA32_MTRR_PHYSMASK3", stored(0, Valid::RangeMask)).with(MTRR),
+    one(0x208, "IA32_MTRR_PHYSBASE4", stored(0, Valid::RangeBase)).with(MTRR),
+    one(0x209, "IA32_MTRR_PHYSMASK4", stored(0, Valid::RangeMask)).with(MTRR),
+    one(0x20a, "IA32_MTRR_PHYSBASE5", stored(0, Valid::RangeBase)).with(MTRR),
+    one(0x20b, "IA32_MTRR_PHYSMASK5", stored(0, Valid::RangeMask)).with(MTRR),
+    one(0x20c, "IA32_MTRR_PHYSBASE6", stored(0, Valid::RangeBase)).with(MTRR),
+    one(0x20d, "IA32_MTRR_PHYSMASK6", stored(0, Valid::RangeMask)).with(MTRR),
+    one(0x20e, "IA32_MTRR_PHYSBASE7", stored(0, Valid::RangeBase)).with(MTRR),
+    one(0x20f, "IA32_MTRR_PHYSMASK7", stored(0, Valid::RangeMask)).with(MTRR),
+    one(0x250, "IA32_MTRR_FIX64K_00000", FIXED_RANGE).with(MTRR),
+    range(0x258, 0x259, "IA32_MTRR_FIX16K_80000, _A0000", FIXED_RANGE).with(MTRR),
+    range(0x268, 0x26f, "IA32_MTRR_FIX4K_C0000 to _F8000", FIXED_RANGE).with(MTRR),
     one(0x277, "IA32_PAT", intercepted(GuestMsr::Pat, Valid::MemoryTypes)),
     // MTRRs on, fixed ranges off, all memory write-back.
-    one(0x2ff, "IA32_MTRR_DEF_TYPE", stored(1 << 11 | WRITE_BACK, Valid::RangeDefault)),
+    one(0x2ff, "IA32_MTRR_DEF_TYPE", stored(1 << 11 | WRITE_BACK, Valid::RangeDefault)).with(MTRR),
     one(0xc000_0080, "IA32_EFER", Behaviour::Efer),
     one(0xc000_0081, "IA32_STAR", vcpu(GuestMsr::Star, Valid::Any)),
     one(0xc000_0082, "IA32_LSTAR", vcpu(GuestMsr::Lstar, Valid::Canonical)),
@@ -140,6 +164,8 @@ pub const TABLE: &[Rule] = &[
     one(0xc000_0100, "IA32_FS_BASE", vcpu(GuestMsr::FsBase, Valid::Canonical)),
     one(0xc000_0101, "IA32_GS_BASE", vcpu(GuestMsr::GsBase, Valid::Canonical)),
     one(0xc000_0102, "IA32_KERNEL_GS_BASE", vcpu(GuestMsr::KernelGsBase, Valid::Canonical)),
+    one(0xc000_0103, "TSC_AUX", intercepted(GuestMsr::TscAux, Valid::Low(0xffff_ffff)))
+        .with(RDTSCP),
     one(0xc001_0010, "SYSCFG", ignoring(0)),
     // The TSC runs at the P0 frequency, which some kernels insist on.
     one(0xc001_0015, "HWCR", ignoring(1 << 24)),
@@ -155,11 +181,11 @@ pub const TABLE: &[Rule] = &[
 const FIXED_RANGE: Behaviour = stored(WRITE_BACK * 0x0101_0101_0101_0101, Valid::RangeTypes);
 
 const fn one(index: u32, name: &'static str, behaviour: Behaviour) -> Rule {
-    Rule { first: index, last: index, name, behaviour }
+    Rule { first: index, last: index, name, behaviour, needs: None }
 }
 
 const fn range(first: u32, last: u32, name: &'static str, behaviour: Behaviour) -> Rule {
-    Rule { first, last, name, behaviour }
+    Rule { first, last, name, behaviour, needs: None }
 }
 
 /// The hardware switches it and checks what is written.

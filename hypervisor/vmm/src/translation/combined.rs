@@ -8,7 +8,7 @@ use super::{Entry, FaultOutcome, Nested, OutOfTables, Shadow, TableFrames, Trans
 use crate::memory::{GuestWrite, Memslots, SlotChange};
 use alloc::vec::Vec;
 use anchorite_addr::{Gpa, Gva};
-use anchorite_shadow::{Access, Cr0, RegisterFault, Registers, ShadowMmu};
+use anchorite_shadow::{Access, Cr0, Invpcid, RegisterFault, Registers, ShadowMmu};
 use anchorite_vcpu::exit::NestedFault;
 use anchorite_vcpu::{ControlRegister, NestedFormat};
 
@@ -142,6 +142,11 @@ impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Translation for Combined<F, 
     fn invalidate(&mut self, gva: Gva) {
         self.settled = false;
         active!(self, tables => tables.invalidate(gva));
+    }
+
+    fn invpcid(&mut self, kind: Invpcid) {
+        self.settled = false;
+        active!(self, tables => tables.invpcid(kind));
     }
 
     fn zap_all(&mut self) {

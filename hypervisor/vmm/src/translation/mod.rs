@@ -15,7 +15,7 @@ pub use shadow::Shadow;
 use crate::memory::{GuestWrite, Memslots, SlotChange};
 use alloc::vec::Vec;
 use anchorite_addr::{Gpa, Gva};
-use anchorite_shadow::{Access, PageFault, RegisterFault, Registers};
+use anchorite_shadow::{Access, Invpcid, PageFault, RegisterFault, Registers};
 use anchorite_vcpu::exit::NestedFault;
 use anchorite_vcpu::{ControlRegister, FlushScope, Root};
 use core::fmt;
@@ -49,6 +49,9 @@ pub trait Translation {
 
     /// The guest executed INVLPG for `gva`.
     fn invalidate(&mut self, gva: Gva);
+
+    /// The guest executed INVPCID, and it exited.
+    fn invpcid(&mut self, kind: Invpcid);
 
     /// Forgets every shadow page; nothing where there are none.
     fn zap_all(&mut self);

@@ -8,7 +8,7 @@ use super::{Entry, FaultOutcome, OutOfTables, Translation};
 use crate::memory::{GuestWrite, Memslot, Memslots, SlotChange};
 use alloc::vec::Vec;
 use anchorite_addr::{Gfn, Gpa, Gva, Hpa, HpaPage, PageSize};
-use anchorite_shadow::{Access, RegisterFault, Registers, TableMemory};
+use anchorite_shadow::{Access, Invpcid, RegisterFault, Registers, TableMemory};
 use anchorite_vcpu::exit::{NestedAccess, NestedFault};
 use anchorite_vcpu::{ControlRegister, FlushScope, NestedFormat, NestedFrame, NestedRights, Root};
 use core::marker::PhantomData;
@@ -235,6 +235,12 @@ impl<F: NestedFormat, A: TableFrames> Translation for Nested<F, A> {
 
     /// No flush of a single address reaches combined translations on every CPU.
     fn invalidate(&mut self, _: Gva) {
+        self.owed.flush = Some(FlushScope::All);
+        self.stats.flushes += 1;
+    }
+
+    /// A flush of everything includes any context.
+    fn invpcid(&mut self, _: Invpcid) {
         self.owed.flush = Some(FlushScope::All);
         self.stats.flushes += 1;
     }

@@ -9,8 +9,8 @@ use crate::memory::{GuestWrite, Memslot, Memslots, SlotChange, SlotId};
 use alloc::vec::Vec;
 use anchorite_addr::{Gpa, Gva};
 use anchorite_shadow::{
-    self as engine, Access, AddVcpuError, EnterError, FlushPromise, RegisterFault, Registers,
-    RootFormat, ShadowMmu, SlotSpec, TlbFlush, Usage, VcpuId,
+    self as engine, Access, AddVcpuError, EnterError, FlushPromise, Invpcid, RegisterFault,
+    Registers, RootFormat, ShadowMmu, SlotSpec, TlbFlush, Usage, VcpuId,
 };
 use anchorite_vcpu::exit::NestedFault;
 use anchorite_vcpu::root::ShadowFormat;
@@ -193,7 +193,7 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
             Some(ControlRegister::Cr3) => engine.set_cr3(vcpu, registers.cr3),
             Some(ControlRegister::Cr4) => engine.set_cr4(vcpu, registers.cr4),
             Some(ControlRegister::Efer) => engine.set_efer(vcpu, registers.efer),
-            Some(ControlRegister::Cr2 | ControlRegister::Cr8) => Ok(()),
+            Some(ControlRegister::Cr2 | ControlRegister::Cr8 | ControlRegister::Xcr0) => Ok(()),
             None => engine.set_registers(vcpu, registers),
         }
     }
@@ -202,6 +202,10 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
     fn invalidate(&mut self, gva: Gva) {
         let vcpu = self.vcpu;
         self.outside().invlpg(vcpu, gva);
+    }
+
+    fn invpcid(&mut self, kind: Invpcid) {
+        self.engine.invpcid(self.vcpu, kind);
     }
 
     fn zap_all(&mut self) {

@@ -6,15 +6,15 @@ use super::turn::{BLOCKED_BY_MOV_SS, BLOCKED_BY_NMI, BLOCKED_BY_STI};
 use crate::bitmaps::{self, PORT_BYTES};
 use crate::fields::{self, MsrHome, msr_home};
 use crate::instructions::{self as cpu, CurrentVmcs, Invvpid};
-use crate::passive::FloatingPoint;
+use crate::passive::XCR0_RESET;
 use crate::{FieldSource, entry_check};
 use anchorite_vcpu::{
     Capabilities, ControlRegister, Cr0, Cr4, DescriptorTable, Efer, EntryFailure, Event,
-    FlushScope, GuestMsr, Registers, Rflags, Root, Segment, SegmentAttributes, SegmentRegister,
-    Vcpu, VmExit,
+    FlushScope, GuestMsr, Instructions, Registers, Rflags, Root, Segment, SegmentAttributes,
+    SegmentRegister, Vcpu, VmExit,
 };
 use core::fmt;
-use x86::msr::IA32_EFER;
+use x86::msr::{IA32_EFER, IA32_TSC_AUX};
 use x86::vmx::vmcs::control::PrimaryControls;
 use x86::vmx::vmcs::{control, guest};
 
@@ -42,6 +42,8 @@ impl Vcpu for VmxVcpu {
             ControlRegister::Cr4 => self.control_view().cr4.bits(),
             ControlRegister::Cr8 => self.cr8,
             ControlRegister::Efer => self.control_view().visible_efer().bits(),
+            ControlRegister::Xcr0 if self.extended.states == 0 => XCR0_RESET,
+            ControlRegister::Xcr0 => self.access(|_| cpu::xcr0()),
         }
     }
 
@@ -50,6 +52,8 @@ impl Vcpu for VmxVcpu {
             ControlRegister::Cr2 => return self.access(|_| cpu::set_cr2(value)),
             ControlRegister::Cr3 => return self.set_guest_cr3(value),
             ControlRegister::Cr8 => return self.cr8 = value,
+            ControlRegister::Xcr0 if self.extended.states == 0 => return,
+            ControlRegister::Xcr0 => return self.access(|_| cpu::set_xcr0(value)),
             _ => self.control_view(),
         };
         match register {
@@ -98,6 +102,7 @@ impl Vcpu for VmxVcpu {
 
     fn msr(&self, msr: GuestMsr) -> u64 {
         match msr_home(msr) {
+            MsrHome::Cpu(IA32_TSC_AUX) if !self.extended.tsc_aux => 0,
             MsrHome::Cpu(index) => self.read_passive(index),
             MsrHome::Field(field) => self.read(field),
         }
@@ -105,6 +110,7 @@ impl Vcpu for VmxVcpu {
 
     fn set_msr(&mut self, msr: GuestMsr, value: u64) {
         match msr_home(msr) {
+            MsrHome::Cpu(IA32_TSC_AUX) if !self.extended.tsc_aux => {}
             MsrHome::Cpu(index) => self.write_passive(index, value),
             MsrHome::Field(field) => self.write(field, value),
         }
@@ -129,14 +135,14 @@ impl Vcpu for VmxVcpu {
     }
 
     fn xmm(&self, number: u8) -> u128 {
-        self.access(|_| FloatingPoint::of_cpu().xmm(number))
+        self.access(|_| cpu::legacy_state().xmm(number))
     }
 
     fn set_xmm(&mut self, number: u8, value: u128) {
         self.access(|_| {
-            let mut image = FloatingPoint::of_cpu();
+            let mut image = cpu::legacy_state();
             image.set_xmm(number, value);
-            image.load();
+            cpu::restore_extended(&image, 0);
         });
     }
 
@@ -231,6 +237,16 @@ impl Vcpu for VmxVcpu {
         let view = self.control_view();
         self.imposed.paging_exits = exit;
         self.apply(view);
+    }
+
+    fn permit_instructions(&mut self, permitted: Instructions) {
+        self.nested.permit(permitted);
+        self.shadow.permit(permitted);
+        let secondary = self.controls().secondary;
+        // SAFETY: fewer instructions than the CPU gave; the tables in `controls` else.
+        self.access(|_| unsafe {
+            cpu::vmwrite(control::SECONDARY_PROCBASED_EXEC_CONTROLS, u64::from(secondary));
+        });
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {

@@ -1,0 +1,129 @@
+//! Guest state that neither vendor's hardware switches: the registers of XSAVE, and
+//! TSC_AUX.
+//!
+//! Source: SDM vol. 1, 13.4 "XSAVE Area"; 13.5 "XSAVE-Managed State"; APM vol. 2, 11.5
+//! "XSAVE/XRSTOR Instructions".
+
+/// The states that fit into a [`StateArea`], as bits of XCR0: x87, SSE, AVX, AVX-512,
+/// PKRU. Not MPX, LWP or AMX.
+const STATES: u64 = 0x2e7;
+/// x87 and SSE.
+const LEGACY: u64 = 3;
+
+const ECX: usize = 2;
+const EDX: usize = 3;
+
+/// What of that state a CPU has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extended {
+    /// The bits of XCR0 whose registers are carried along; 0 on a CPU without XSAVE,
+    /// where FXSAVE has to do.
+    pub states: u64,
+    /// RDTSCP or RDPID reads TSC_AUX.
+    pub tsc_aux: bool,
+}
+
+impl Extended {
+    /// `cpuid` gives EAX, EBX, ECX, EDX of a leaf and subleaf 0.
+    pub fn collect(cpuid: impl Fn(u32) -> [u32; 4]) -> Self {
+        let [highest, ..] = cpuid(0);
+        let [highest_extended, ..] = cpuid(0x8000_0000);
+        let ask = |leaf: u32| {
+            let limit = if leaf < 0x8000_0000 { highest } else { highest_extended };
+            if leaf <= limit { cpuid(leaf) } else { [0; 4] }
+        };
+        let xsave = ask(1)[ECX] & 1 << 26 != 0;
+        let states = if xsave { u64::from(ask(0xd)[0]) & STATES } else { 0 };
+        Self {
+            states: if states & LEGACY == LEGACY { states } else { 0 },
+            tsc_aux: ask(0x8000_0001)[EDX] & 1 << 27 != 0 || ask(7)[ECX] & 1 << 22 != 0,
+        }
+    }
+}
+
+/// Where XMM0 lies in [`StateArea::registers`]; the others follow it.
+const XMM: usize = 160 - 28;
+
+/// The memory image of XSAVE in the standard format, whose first half is FXSAVE's.
+#[derive(Clone, Debug)]
+#[repr(C, align(64))]
+pub struct StateArea {
+    control_word: u16,
+    other: [u8; 22],
+    mxcsr: u32,
+    registers: [u8; 484],
+    header: [u64; 8],
+    extended: [u8; Self::EXTENDED_BYTES],
+}
+
+impl StateArea {
+    /// PKRU's offset and size: the last of the states.
+    const EXTENDED_BYTES: usize = 2688 + 8 - 512 - 64;
+
+    /// As FNINIT and reset leave it: all exceptions masked, registers empty.
+    pub const INITIAL: Self = Self {
+        control_word: 0x37f,
+        other: [0; 22],
+        mxcsr: 0x1f80,
+        registers: [0; 484],
+        header: [0; 8],
+        extended: [0; Self::EXTENDED_BYTES],
+    };
+
+    /// XMM register `number` (0–15).
+    pub fn xmm(&self, number: u8) -> u128 {
+        let first = XMM + 16 * usize::from(number & 15);
+        u128::from_le_bytes(core::array::from_fn(|byte| self.registers[first + byte]))
+    }
+
+    /// Sets it.
+    pub fn set_xmm(&mut self, number: u8, value: u128) {
+        let first = XMM + 16 * usize::from(number & 15);
+        self.registers[first..first + 16].copy_from_slice(&value.to_le_bytes());
+    }
+}
+
+const _: () = assert!(core::mem::offset_of!(StateArea, header) == 512);
+const _: () = assert!(core::mem::offset_of!(StateArea, extended) == 576);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A CPU with these registers: CPUID.1:ECX, CPUID.7:ECX, CPUID.D:EAX, and
+    /// CPUID.8000_0001:EDX.
+    fn cpu(leaf_1: u32, leaf_7: u32, states: u32, extended: u32) -> Extended {
+        Extended::collect(|leaf| match leaf {
+            0 => [0xd, 0, 0, 0],
+            1 => [0, 0, leaf_1, 0],
+            7 => [0, 0, leaf_7, 0],
+            0xd => [states, 0, 0, 0],
+            0x8000_0000 => [0x8000_0001, 0, 0, 0],
+            0x8000_0001 => [0, 0, 0, extended],
+            _ => panic!("leaf {leaf:#x} does not exist"),
+        })
+    }
+
+    #[test]
+    fn states_beyond_the_area_are_not_carried() {
+        let full = cpu(1 << 26, 1 << 22, !0, 0);
+        assert_eq!(full, Extended { states: 0x2e7, tsc_aux: true });
+    }
+
+    #[test]
+    fn without_xsave_there_is_nothing_to_carry() {
+        assert_eq!(cpu(0, 0, !0, 1 << 27), Extended { states: 0, tsc_aux: true });
+        assert_eq!(cpu(1 << 26, 0, 1, 0), Extended::default(), "x87 alone is no XSAVE");
+    }
+
+    #[test]
+    fn leaves_that_do_not_exist_are_not_asked() {
+        let asked = Extended::collect(|leaf| match leaf {
+            0 => [1, 0, 0, 0],
+            1 => [0, 0, 1 << 26, 0],
+            0x8000_0000 => [0, 0, 0, 0],
+            _ => panic!("leaf {leaf:#x} does not exist"),
+        });
+        assert_eq!(asked, Extended::default());
+    }
+}
