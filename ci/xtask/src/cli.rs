@@ -64,6 +64,9 @@ pub(crate) struct GuestArgs {
     /// What devices it finds
     #[arg(long, value_enum, default_value_t)]
     pub(crate) devices: DeviceSet,
+    /// The run passes once the guest has printed this on its serial line or debug console
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) until: Option<String>,
     /// What a reset by the guest means, a triple fault among them
     #[arg(long, value_enum, default_value_t)]
     pub(crate) reset_is: ResetIs,

@@ -69,6 +69,14 @@ impl Guest {
         }
     }
 
+    /// What is added to that where somebody sits at the console.
+    pub(crate) fn interactive_arguments(&self) -> &'static str {
+        match self {
+            Self::Packaged(Packaged { initramfs: Some(_), .. }) => " then=shell",
+            _ => "",
+        }
+    }
+
     /// Its memory in MiB where the caller gives none.
     pub(crate) fn default_memory(&self) -> u32 {
         match self {

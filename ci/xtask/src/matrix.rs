@@ -51,6 +51,8 @@ pub(crate) struct Run {
     /// What devices it finds.
     #[serde(default)]
     pub(crate) devices: DeviceSet,
+    /// The run passes once the guest has printed this.
+    pub(crate) until: Option<String>,
     /// What a reset means.
     #[serde(default)]
     pub(crate) reset_is: ResetIs,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use anchorite_abi::text::Encoded;
 use anchorite_abi::{Options, TSC_KHZ_WORD};
 
 use crate::bench::results::{self, Common, Measured};
@@ -98,8 +99,10 @@ pub(crate) fn machine(
         _ => TIMEOUT_S,
     };
     let timeout_s = args.timeout.unwrap_or(default);
+    let until = args.guest.until.as_deref().map(|until| Encoded(until).to_string());
     let options = Options {
         timeout_s,
+        until: until.as_deref(),
         json: args.json.is_some(),
         // Firmware and GRUB leave their traces in memory; QEMU alone does not.
         zeroed: on == On::Qemu && args.boot == Boot::Direct,
@@ -108,8 +111,11 @@ pub(crate) fn machine(
         ..options(&args.guest, guest)
     };
     let mut modules = modules(&args.guest, guest, from)?;
-    if let Some(guest) = modules.first_mut().filter(|_| args.bare) {
-        tell_rate(guest, options.tsc_mhz)?;
+    if args.bare {
+        tell_rate(&mut modules[0], options.tsc_mhz)?;
+    }
+    if args.interactive && args.guest.append.is_none() {
+        modules[0].arguments += guest.interactive_arguments();
     }
     let memory_mib = args.machine_mem.unwrap_or_else(|| machine_memory(args, &options, &modules));
     Ok(Machine {
@@ -121,6 +127,7 @@ pub(crate) fn machine(
         gdb: args.gdb,
         interactive: args.interactive,
         bare: args.bare,
+        until: args.guest.until.clone().filter(|_| args.bare),
         memory_mib,
         image: image(&options),
         modules,

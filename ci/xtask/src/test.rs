@@ -165,6 +165,7 @@ fn arguments(cell: &Cell) -> RunArgs {
             append: run.append.clone(),
             kind: run.kind.clone(),
             devices: run.devices,
+            until: run.until.clone(),
             reset_is: run.reset_is,
             module: Vec::new(),
             hide: run.hide.clone(),

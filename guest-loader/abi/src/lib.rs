@@ -11,6 +11,7 @@ pub mod mmio;
 pub mod options;
 pub mod port;
 pub mod sizing;
+pub mod text;
 pub mod verdict;
 
 pub use options::{DeviceSet, Mmu, OptionError, Options};

@@ -85,6 +85,9 @@ pub struct Options<'a> {
     pub devices: DeviceSet,
     /// A guest that resets the machine has passed; else that is an error.
     pub reset_passes: bool,
+    /// The run ends well once the guest has printed this text, in which [`crate::text`] hides
+    /// blanks.
+    pub until: Option<&'a str>,
     /// RAM is all zero at the start, as in an emulator: the guest's need not be cleared.
     pub zeroed: bool,
     /// The TSC counts instructions (QEMU's -icount), so that waits are exact however short.
@@ -107,6 +110,7 @@ impl Default for Options<'_> {
             kind: None,
             devices: DeviceSet::default(),
             reset_passes: false,
+            until: None,
             zeroed: false,
             counted: false,
             tsc_mhz: None,
@@ -138,7 +142,7 @@ impl fmt::Display for OptionError<'_> {
         match self {
             Self::Unknown { word } => write!(
                 f,
-                "unknown option {word:?}; known are mmu=, mem=, timeout=, json=, zap=, shadow_pages=, zap_rate=, hide=, kind=, devices=, reset=, zeroed=, counted=, -freq"
+                "unknown option {word:?}; known are mmu=, mem=, timeout=, json=, zap=, shadow_pages=, zap_rate=, hide=, kind=, devices=, reset=, until=, zeroed=, counted=, -freq"
             ),
             Self::BadValue { name, value, expected } => {
                 write!(f, "option {name}={value:?} is not {expected}")
@@ -181,6 +185,7 @@ impl<'a> Options<'a> {
             "kind" => self.kind = Some(value),
             "devices" => self.devices = devices(value)?,
             "reset" => self.reset_passes = reset(value)?,
+            "until" => self.until = Some(value),
             "zeroed" => self.zeroed = number(value, "zeroed", 0..=1)? == 1,
             "counted" => self.counted = number(value, "counted", 0..=1)? == 1,
             _ => return Err(OptionError::Unknown { word }),
@@ -259,6 +264,9 @@ impl fmt::Display for Options<'_> {
         if self.reset_passes {
             f.write_str(" reset=pass")?;
         }
+        if let Some(until) = self.until {
+            write!(f, " until={until}")?;
+        }
         if self.zeroed {
             f.write_str(" zeroed=1")?;
         }
@@ -292,6 +300,7 @@ mod tests {
             kind: Some("flat:0:7c00"),
             devices: DeviceSet::L0,
             reset_passes: true,
+            until: Some("Pass%201"),
             zeroed: true,
             counted: true,
             tsc_mhz: Some(1000),

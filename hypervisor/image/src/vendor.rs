@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::{fail, guest, report};
-use anchorite_abi::Options;
+use anchorite_abi::{Options, text};
 use anchorite_platform::boot::Boot;
 use anchorite_platform::clock;
 use anchorite_platform::cpu::{self, Extension};
@@ -14,6 +14,7 @@ use anchorite_vcpu::{Capabilities, NestedFormat, Unavailable, Vcpu};
 use anchorite_vmm::cpuid::Cpuid;
 use anchorite_vmm::machine::{Config, Machine};
 use anchorite_vmm::translation::{Combined, Nested, Translation};
+use anchorite_vmm::until::Until;
 use anchorite_vmx::{Ept, VmxCpu, VmxVcpu};
 
 /// Runs the guest on the extension that this CPU has.
@@ -105,6 +106,9 @@ fn run_with<B: Vcpu, T: Translation>(
     report::greet(machine.host().console(), options, &capabilities);
     if let Err(failure) = guest::load(&mut machine, ram, options) {
         return fail(machine.host(), &failure);
+    }
+    if let Some(text) = options.until {
+        machine.stop_at(Until::new(text::decoded(text)));
     }
     let boot_ticks = clock::now().wrapping_sub(boot.entry_tsc);
     let outcome = machine.run();

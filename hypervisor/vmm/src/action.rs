@@ -33,6 +33,8 @@ pub enum Stop {
         /// What it wrote.
         code: u32,
     },
+    /// The guest printed the text that the run was to go on until.
+    Printed,
     /// The time limit ran out.
     Timeout,
     /// The guest pulled the reset line.
@@ -79,7 +81,10 @@ pub enum Stop {
 impl Stop {
     /// Whether the machine's state helps to understand it.
     pub const fn wants_dump(&self) -> bool {
-        !matches!(self, Self::Exit { .. } | Self::Panic { .. } | Self::Reset | Self::PowerOff)
+        !matches!(
+            self,
+            Self::Exit { .. } | Self::Panic { .. } | Self::Printed | Self::Reset | Self::PowerOff
+        )
     }
 }
 
@@ -88,6 +93,7 @@ impl fmt::Display for Stop {
         match self {
             Self::Exit { status } => write!(f, "the guest ended with status {status}"),
             Self::Panic { code } => write!(f, "the guest gave up with code {code}"),
+            Self::Printed => f.write_str("the guest printed what was waited for"),
             Self::Timeout => f.write_str("the time limit ran out"),
             Self::Reset => f.write_str("the guest reset the machine"),
             Self::PowerOff => f.write_str("the guest switched the machine off"),
@@ -124,7 +130,7 @@ impl Outcome {
     /// The verdict for the console's last line.
     pub fn verdict(&self) -> Verdict<'_> {
         match self.stop {
-            Stop::Exit { status: 0 } | Stop::PowerOff => Verdict::Pass,
+            Stop::Exit { status: 0 } | Stop::Printed | Stop::PowerOff => Verdict::Pass,
             Stop::Reset | Stop::TripleFault if self.reset_passes => Verdict::Pass,
             Stop::Exit { status } | Stop::Panic { code: status } => Verdict::Fail { status },
             Stop::Timeout => Verdict::Timeout { seconds: self.limit },

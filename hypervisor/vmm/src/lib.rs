@@ -63,6 +63,7 @@ mod run;
 pub mod screen;
 pub mod start;
 pub mod translation;
+pub mod until;
 
 pub use action::{Outcome, Stop};
 pub use dump::Console;

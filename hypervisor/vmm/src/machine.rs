@@ -13,6 +13,7 @@ use crate::memory::{GuestMemory, HostMemory, Memslot, SlotChange, SlotError, Slo
 use crate::msr::{Msrs, policy};
 use crate::start::StartState;
 use crate::translation::Translation;
+use crate::until::Until;
 use anchorite_addr::Gfn;
 use anchorite_shadow::Registers as PagingRegisters;
 use anchorite_vcpu::{ControlRegister, Cr4, Vcpu, Vector};
@@ -79,6 +80,8 @@ pub struct Machine<B, T, H: Host> {
     pub(crate) unprotected: Unprotected,
     /// Typed, but the guest's UART had no room for it yet.
     pub(crate) typed: Option<u8>,
+    /// The text that ends the run.
+    pub(crate) until: Option<Until>,
     pub(crate) config: Config,
 }
 
@@ -122,11 +125,17 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             tsc_offset: 0,
             unprotected: Unprotected::default(),
             typed: None,
+            until: None,
             config,
             host,
         };
         machine.open_intercepts();
         machine
+    }
+
+    /// The run ends well once the guest has printed this.
+    pub fn stop_at(&mut self, text: Until) {
+        self.until = Some(text);
     }
 
     /// Adds guest memory; see [`GuestMemory::add_slot`].

@@ -146,6 +146,7 @@ impl Bench {
                 append: self.append.clone(),
                 kind: None,
                 devices: DeviceSet::default(),
+                until: None,
                 reset_is: ResetIs::default(),
                 module: Vec::new(),
                 hide: None,

@@ -72,6 +72,13 @@ impl Console {
         &self.text
     }
 
+    /// Whether `text`, if any, has come.
+    pub(crate) fn has_printed(&self, text: Option<&str>) -> bool {
+        text.is_some_and(|text| {
+            self.text.contains(text) || String::from_utf8_lossy(&self.line).contains(text)
+        })
+    }
+
     fn add(&mut self, byte: u8, show: &mut Vec<u8>) {
         if self.line.len() >= LINE_LIMIT {
             show.push(byte);

@@ -79,6 +79,8 @@ pub(crate) struct Machine {
     pub(crate) interactive: bool,
     /// Without the image: the guest alone on the emulated machine.
     pub(crate) bare: bool,
+    /// The run passes when this is printed, where no image watches for it.
+    pub(crate) until: Option<String>,
     /// Memory of the whole machine, the image's own included.
     pub(crate) memory_mib: u32,
     /// The image, with its command line.
@@ -131,22 +133,28 @@ pub(crate) fn run(
         On::Qemu | On::Kvm => qemu::prepare(machine)?,
         On::Bochs => bochs::prepare(machine)?,
     };
-    let terms =
-        Terms { limit: machine.limit, bare: machine.bare, interactive: machine.interactive };
+    let terms = Terms {
+        limit: machine.limit,
+        until: machine.until.as_deref(),
+        bare: machine.bare,
+        interactive: machine.interactive,
+    };
     follow_session(session, terms, announce, show)
 }
 
 /// What an emulator's run is bound to.
 #[derive(Clone, Copy)]
-struct Terms {
+struct Terms<'a> {
     limit: Duration,
+    /// The run passes when this is printed.
+    until: Option<&'a str>,
     bare: bool,
     interactive: bool,
 }
 
 fn follow_session(
     mut session: Session,
-    terms: Terms,
+    terms: Terms<'_>,
     announce: impl FnOnce(&str),
     show: impl FnMut(&[u8]),
 ) -> Result<Outcome> {
@@ -159,10 +167,11 @@ fn follow_session(
     }
     let mut running = Running::start(&mut tied_to_us(&session.command, stdio))?;
     let listener = session.listen(&mut running)?;
-    let (console, ended) = supervise(&mut running, listener, terms.limit, show)?;
+    let (console, ended) = supervise(&mut running, listener, terms, show)?;
     running.kill();
     let verdict = match (console.verdict(), ended) {
         (Some(verdict), _) => verdict.clone(),
+        _ if console.has_printed(terms.until) => Verdict::Pass,
         (None, Some(status)) if terms.bare => qemu::verdict_of(status),
         (None, Some(status)) => Verdict::error(format!(
             "no verdict on the console; the emulator ended with {status}{}",
@@ -217,7 +226,7 @@ pub(crate) fn run_program(
 ) -> Result<Outcome> {
     let Program { command, log, limit } = program;
     let session = Session { command, source: Source::Output, log };
-    let terms = Terms { limit, bare: false, interactive: false };
+    let terms = Terms { limit, until: None, bare: false, interactive: false };
     follow_session(session, terms, announce, show)
 }
 
@@ -292,15 +301,15 @@ fn tied_to_us(command: &Command, [stdin, stdout, stderr]: [Stdio; 3]) -> Command
 }
 
 /// Follows a run to its end: the emulator ends (its status is returned), or it does not within
-/// `GRACE` of a verdict, or within the machine's limit.
+/// `GRACE` of a verdict, or within the limit.
 fn supervise(
     running: &mut Running,
     listener: Listener,
-    limit: Duration,
+    terms: Terms<'_>,
     mut show: impl FnMut(&[u8]),
 ) -> Result<(Console, Option<ExitStatus>)> {
     let mut console = Console::default();
-    let mut deadline = limit;
+    let mut deadline = terms.limit;
     let mut ended = None;
     loop {
         match listener.pieces.recv_timeout(Duration::from_millis(20)) {
@@ -315,7 +324,7 @@ fn supervise(
                 listener.stop();
             }
         }
-        if console.verdict().is_some() {
+        if console.verdict().is_some() || console.has_printed(terms.until) {
             deadline = deadline.min(running.elapsed() + GRACE);
         }
         if ended.is_none() && running.elapsed() > deadline {

@@ -11,6 +11,7 @@ pub(super) fn machine() -> Machine {
         interactive: false,
         bare: false,
         cpu_flags: None,
+        until: None,
         memory_mib: 128,
         image: Module {
             path: "out/anchorite.elf".into(),
@@ -22,6 +23,10 @@ pub(super) fn machine() -> Machine {
     }
 }
 
+fn terms(limit: Duration, until: Option<&str>) -> Terms<'_> {
+    Terms { limit, until, bare: false, interactive: false }
+}
+
 /// Supervises a shell script in the emulator's place.
 fn supervised(script: &str, limit: Duration) -> (Console, Option<ExitStatus>, String) {
     let mut command = Command::new("sh");
@@ -30,7 +35,7 @@ fn supervised(script: &str, limit: Duration) -> (Console, Option<ExitStatus>, St
     let listener = Listener::of_pipe(running.child().stdout.take().unwrap());
     let mut shown = Vec::new();
     let show = |text: &[u8]| shown.extend_from_slice(text);
-    let (console, ended) = supervise(&mut running, listener, limit, show).unwrap();
+    let (console, ended) = supervise(&mut running, listener, terms(limit, None), show).unwrap();
     (console, ended, String::from_utf8(shown).unwrap())
 }
 
@@ -51,6 +56,18 @@ fn an_emulator_that_lingers_after_the_verdict_is_killed() {
     assert!(console.verdict().is_some());
     assert_eq!(ended, None);
     assert!(started.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn a_bare_run_ends_when_the_text_it_waits_for_comes() {
+    let terms = terms(Duration::from_secs(60), Some("Pass  1"));
+    let mut command = Command::new("sh");
+    command.args(["-c", "printf 'x Pass  1 no end'; sleep 600"]).stdout(Stdio::piped());
+    let mut running = Running::start(&mut command).unwrap();
+    let listener = Listener::of_pipe(running.child().stdout.take().unwrap());
+    let (console, _) = supervise(&mut running, listener, terms, |_| ()).unwrap();
+    assert!(console.has_printed(terms.until));
+    assert!(running.elapsed() < Duration::from_secs(30));
 }
 
 #[test]

@@ -67,10 +67,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             Effect::Exit { status } | Effect::EndOfRun { status } => {
                 return Err(Stop::Exit { status });
             }
-            Effect::Print(byte) | Effect::Serial(byte) => {
-                self.bench.mid_line = byte != b'\n';
-                self.host.console_write(&[byte]);
-            }
+            Effect::Print(byte) | Effect::Serial(byte) => return self.print(byte),
             Effect::Bench(command) => return self.bench(command),
             Effect::RaiseNmi => self.events.nmi = true,
             Effect::Priority(priority) => {
@@ -80,5 +77,12 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             Effect::PowerOff => return Err(Stop::PowerOff),
         }
         Ok(())
+    }
+
+    fn print(&mut self, byte: u8) -> Result<(), Stop> {
+        self.bench.mid_line = byte != b'\n';
+        self.host.console_write(&[byte]);
+        let complete = self.until.as_mut().is_some_and(|until| until.completes(byte));
+        if complete { Err(Stop::Printed) } else { Ok(()) }
     }
 }
