@@ -80,6 +80,19 @@ impl Builder {
         self
     }
 
+    /// Appends a text and a zero byte.
+    pub(crate) fn text(&mut self, text: &str) -> &mut Self {
+        self.0.extend_from_slice(text.as_bytes());
+        self.0.push(0);
+        self
+    }
+
+    /// Appends zeroes up to a multiple of `bytes`.
+    pub(crate) fn align(&mut self, bytes: usize) -> &mut Self {
+        self.0.resize(self.0.len().next_multiple_of(bytes), 0);
+        self
+    }
+
     /// Overwrites the bytes at `offset`, which lie inside the structure.
     pub(crate) fn put(&mut self, offset: usize, bytes: &[u8]) -> &mut Self {
         self.0[offset..offset + bytes.len()].copy_from_slice(bytes);

@@ -122,6 +122,18 @@ impl<'a> Elf<'a> {
         })
     }
 
+    /// A physical entry address that `field` gives, if a segment fills it.
+    pub(crate) fn check_entry(&self, field: &'static str, entry: u32) -> Result<u32, Problem> {
+        if self.is_loaded(entry.into()) {
+            return Ok(entry);
+        }
+        Err(Problem::Field {
+            field,
+            value: entry.into(),
+            remedy: "it must be a physical address in a loadable segment",
+        })
+    }
+
     /// Puts all segments into guest memory.
     pub(crate) fn place(&self, place: &mut Placer<impl GuestRam>) -> Result<(), Problem> {
         for segment in &self.segments {

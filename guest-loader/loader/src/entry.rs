@@ -62,8 +62,10 @@ pub struct LongMode {
     pub rip: u64,
     /// RSP: the top of one free page, aligned to 16.
     pub rsp: u64,
-    /// RDI: the information block.
+    /// RDI: the information block of a plain ELF file, else 0.
     pub rdi: u64,
+    /// RSI: the zero page of Linux, else 0.
+    pub rsi: u64,
     /// CR3: four-level tables that map the first 4 GiB one to one.
     pub cr3: Gpa,
     /// The selector of CS in the GDT.

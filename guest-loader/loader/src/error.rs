@@ -28,6 +28,11 @@ pub enum Problem {
         /// The format and its mark.
         mark: &'static str,
     },
+    /// Compressed data that does not unpack to what it should.
+    Corrupt {
+        /// What shows it.
+        what: &'static str,
+    },
     /// A structure reaches beyond the end of the file.
     Truncated {
         /// The structure.
@@ -127,13 +132,14 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unrecognized => f.write_str(
-                "neither a Linux bzImage nor multiboot 1, ELF or a boot sector; \
+                "neither a Linux bzImage nor multiboot 1 or 2, ELF or a boot sector; \
                  a raw binary needs the kind flat:CS:IP",
             ),
             Self::HermitNotYet => f.write_str(
                 "a Hermit application, which cannot be started yet: Hermit's own boot \
                  information is still to come; build it for the multiboot platform until then",
             ),
+            Self::Corrupt { what } => write!(f, "{what}; fetch the file again"),
             Self::NoMark { mark } => write!(f, "{mark} is missing; leave the kind on auto"),
             Self::Truncated { what, offset, bytes, file_bytes } => write!(
                 f,

@@ -3,11 +3,11 @@
 use core::fmt;
 use core::str::FromStr;
 
-use crate::{Guest, Problem, elf, flat, linux, multiboot};
+use crate::{Guest, Problem, elf, flat, linux, multiboot, multiboot2};
 
 /// How a file is to be taken.
 ///
-/// As text: `auto`, `linux`, `multiboot`, `pvh`, `elf`, `flat` (at 0:0x7c00) or
+/// As text: `auto`, `linux`, `linux64`, `multiboot`, `multiboot2`, `pvh`, `elf`, `flat` (at 0:0x7c00) or
 /// `flat:CS:IP` with numbers in hexadecimal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
@@ -23,8 +23,12 @@ pub enum Kind {
 pub enum Format {
     /// A Linux bzImage, entered by the 32-bit boot protocol.
     Linux,
+    /// A Linux bzImage, entered by the 64-bit boot protocol.
+    Linux64,
     /// A multiboot 1 kernel.
     Multiboot,
+    /// A multiboot 2 kernel.
+    Multiboot2,
     /// An ELF file with a PVH entry.
     Pvh,
     /// An ELF file without any boot protocol.
@@ -47,6 +51,8 @@ impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Linux => f.write_str("linux"),
+            Self::Linux64 => f.write_str("linux64"),
+            Self::Multiboot2 => f.write_str("multiboot2"),
             Self::Multiboot => f.write_str("multiboot"),
             Self::Pvh => f.write_str("pvh"),
             Self::Elf => f.write_str("elf"),
@@ -61,7 +67,7 @@ pub struct UnknownKind;
 
 impl fmt::Display for UnknownKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a kind of guest; say auto, linux, multiboot, pvh, elf, flat or flat:CS:IP")
+        f.write_str("not a kind of guest; say auto, linux, linux64, multiboot, multiboot2, pvh, elf, flat or flat:CS:IP")
     }
 }
 
@@ -74,6 +80,8 @@ impl FromStr for Kind {
         Ok(Self::Is(match text {
             "auto" => return Ok(Self::Auto),
             "linux" => Format::Linux,
+            "linux64" => Format::Linux64,
+            "multiboot2" => Format::Multiboot2,
             "multiboot" => Format::Multiboot,
             "pvh" => Format::Pvh,
             "elf" => Format::Elf,
@@ -101,6 +109,8 @@ pub(crate) fn format_of(guest: &Guest) -> Result<Format, Problem> {
 fn detect(file: &[u8]) -> Result<Format, Problem> {
     if linux::is_kernel(file) {
         Ok(Format::Linux)
+    } else if multiboot2::is_kernel(file) {
+        Ok(Format::Multiboot2)
     } else if multiboot::is_kernel(file) {
         Ok(Format::Multiboot)
     } else if elf::is_elf(file) {

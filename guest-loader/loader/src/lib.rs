@@ -7,13 +7,15 @@
 //! | format | recognized by | entered in | told by |
 //! |---|---|---|---|
 //! | Linux bzImage | "HdrS" at 0x202 | 32-bit mode | zero page in ESI |
+//! | – by its 64-bit entry | asked for by name only | 64-bit mode | zero page in RSI |
+//! | multiboot 2 | its header in the first 32 KiB | 32-bit mode | information in EBX |
 //! | multiboot 1 | its header in the first 8 KiB | 32-bit mode | information in EBX |
 //! | PVH | Xen's note 18 in an ELF file | 32-bit mode | `hvm_start_info` in EBX |
 //! | plain ELF | its magic | 32- or 64-bit mode | `hvm_start_info` in EBX / RDI |
 //! | boot sector | 512 bytes that end in 0x55 0xAA | real mode at 0:0x7c00 | – |
 //! | flat binary | asked for by name only | real mode at a given CS:IP | – |
 //!
-//! A file that is several of these at once is taken as the topmost; [`Kind`] overrides.
+//! A gzip file is taken for what is in it. A file that is several of these at once is taken as the topmost; [`Kind`] overrides.
 //!
 //! Nothing is ever placed over something else or outside RAM: whatever has a fixed
 //! address is claimed first, then each block that may lie anywhere gets the lowest
@@ -32,9 +34,11 @@ mod elf;
 mod entry;
 mod error;
 mod flat;
+mod gzip;
 mod kind;
 mod linux;
 mod multiboot;
+mod multiboot2;
 mod place;
 mod plain;
 mod pvh;
@@ -128,6 +132,14 @@ pub fn load(guest: &Guest, ram: &mut impl GuestRam) -> Result<Loaded, LoadError>
 }
 
 fn place_guest(guest: &Guest, ram: &mut impl GuestRam) -> Result<Loaded, Problem> {
+    if gzip::is_compressed(guest.bytes) {
+        let bytes = gzip::unpack(guest.bytes)?;
+        return place_unpacked(&Guest { bytes: &bytes, ..*guest }, ram);
+    }
+    place_unpacked(guest, ram)
+}
+
+fn place_unpacked(guest: &Guest, ram: &mut impl GuestRam) -> Result<Loaded, Problem> {
     let format = kind::format_of(guest)?;
     let mut place = place::Placer::new(ram);
     let mut notes = Vec::new();
@@ -136,7 +148,9 @@ fn place_guest(guest: &Guest, ram: &mut impl GuestRam) -> Result<Loaded, Problem
         Format::Elf => plain::load(guest, &mut place)?,
         Format::Multiboot => multiboot::load(guest, &mut place, &mut notes)?,
         Format::Pvh => pvh::load(guest, &mut place)?,
+        Format::Multiboot2 => multiboot2::load(guest, &mut place, &mut notes)?,
         Format::Linux => linux::load(guest, &mut place)?,
+        Format::Linux64 => linux::load_64_bit(guest, &mut place)?,
     };
     Ok(Loaded { format, entry, placements: place.finish(), notes })
 }

@@ -1,17 +1,17 @@
-//! Linux bzImages, by the 32-bit boot protocol.
+//! Linux bzImages, by the 32-bit or the 64-bit boot protocol.
 //!
 //! Source: Linux, Documentation/arch/x86/boot.rst "The Linux/x86 Boot Protocol",
-//! "The Real-Mode Kernel Header" and "32-bit Boot Protocol"; zero-page.rst "Zero Page".
+//! "The Real-Mode Kernel Header", "32-bit Boot Protocol" and "64-bit Boot Protocol"; zero-page.rst "Zero Page".
 
 use alloc::format;
 
 use anchorite_addr::{Gpa, PAGE_BYTES};
 
 use crate::bytes::{Builder, Structure};
-use crate::entry::{DescriptorTable, Entry, ProtectedMode};
+use crate::entry::{DescriptorTable, Entry, LongMode, ProtectedMode};
 use crate::place::{FOUR_GIB, NAMEABLE, Placer, Room};
 use crate::ram::GuestRam;
-use crate::{Guest, Problem};
+use crate::{Guest, Problem, plain};
 
 /// Where the setup header starts, in the file and in the zero page.
 const HEADER: usize = 0x1f1;
@@ -46,6 +46,14 @@ const E820_ENTRY_BYTES: usize = 20;
 /// `__BOOT_CS` and `__BOOT_DS`, which the protocol fixes.
 const CODE_SELECTOR: u16 = 0x10;
 const DATA_SELECTOR: u16 = 0x18;
+/// Where the 64-bit entry lies in the protected-mode part.
+const ENTRY_64_BIT: u64 = 0x200;
+/// First version with `xloadflags`.
+const VERSION_LOAD_FLAGS: u16 = 0x020c;
+/// `xloadflags`: there is a 64-bit entry.
+const HAS_64_BIT_ENTRY: u16 = 1 << 0;
+/// The same selectors with a 64-bit code segment.
+const GDT_64_BIT: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
 const GDT: [u64; 4] = [0, 0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
 
 /// Whether a file has the boot signature and the header's mark.
@@ -53,15 +61,9 @@ pub(crate) fn is_kernel(file: &[u8]) -> bool {
     file.get(0x1fe..0x200) == Some(&[0x55, 0xaa]) && file.get(0x202..0x206) == Some(b"HdrS")
 }
 
+/// The 32-bit protocol: paging off, the zero page in ESI.
 pub(crate) fn load(guest: &Guest, place: &mut Placer<impl GuestRam>) -> Result<Entry, Problem> {
-    let kernel = Kernel::parse(guest.bytes)?;
-    let start = kernel.place(place)?;
-    let mut zero_page = kernel.zero_page(guest.bytes);
-    place_command_line(guest, &kernel, &mut zero_page, place)?;
-    place_initrd(guest, &kernel, &mut zero_page, place)?;
-    write_memory_map(&mut zero_page, place)?;
-    zero_page.put(0x214, &(start as u32).to_le_bytes());
-    let esi = place.store("the zero page", zero_page.as_bytes(), Room::PAGES)? as u32;
+    let (start, esi) = place_all(guest, &Kernel::parse(guest.bytes)?, place)?;
     Ok(Entry::Protected(ProtectedMode {
         eip: start as u32,
         eax: 0,
@@ -69,8 +71,53 @@ pub(crate) fn load(guest: &Guest, place: &mut Placer<impl GuestRam>) -> Result<E
         esi,
         code_selector: CODE_SELECTOR,
         data_selector: DATA_SELECTOR,
-        gdt: Some(place_gdt(place)?),
+        gdt: Some(place_gdt(place, &GDT)?),
     }))
+}
+
+/// The 64-bit protocol: everything mapped one to one, the zero page in RSI.
+pub(crate) fn load_64_bit(
+    guest: &Guest,
+    place: &mut Placer<impl GuestRam>,
+) -> Result<Entry, Problem> {
+    let kernel = Kernel::parse(guest.bytes)?;
+    if !kernel.has_64_bit_entry {
+        return Err(Problem::Field {
+            field: "xloadflags of the Linux setup header",
+            value: kernel.load_flags.into(),
+            remedy: "bit 0 is clear: there is no 64-bit entry; take the kind linux",
+        });
+    }
+    let (start, zero_page) = place_all(guest, &kernel, place)?;
+    let tables = plain::place_identity_map(place)?;
+    let stack = place.reserve("the first stack", PAGE_BYTES, Room::PAGES)?;
+    Ok(Entry::Long(LongMode {
+        rip: start + ENTRY_64_BIT,
+        rsp: stack + PAGE_BYTES,
+        rdi: 0,
+        rsi: zero_page.into(),
+        cr3: Gpa::new(tables),
+        code_selector: CODE_SELECTOR,
+        data_selector: DATA_SELECTOR,
+        gdt: place_gdt(place, &GDT_64_BIT)?,
+    }))
+}
+
+/// Places kernel, command line, RAM disk and zero page; gives the addresses of the first and
+/// the last.
+fn place_all(
+    guest: &Guest,
+    kernel: &Kernel,
+    place: &mut Placer<impl GuestRam>,
+) -> Result<(u64, u32), Problem> {
+    let start = kernel.place(place)?;
+    let mut zero_page = kernel.zero_page(guest.bytes);
+    place_command_line(guest, kernel, &mut zero_page, place)?;
+    place_initrd(guest, kernel, &mut zero_page, place)?;
+    write_memory_map(&mut zero_page, place)?;
+    zero_page.put(0x214, &(start as u32).to_le_bytes());
+    let at = place.store("the zero page", zero_page.as_bytes(), Room::PAGES)? as u32;
+    Ok((start, at))
 }
 
 /// What matters of a checked setup header.
@@ -85,6 +132,9 @@ struct Kernel<'a> {
     /// What its address must be a multiple of if it is moved; 0 if it cannot be.
     alignment: u64,
     command_line_bytes: u64,
+    /// `xloadflags`, 0 in versions without.
+    load_flags: u16,
+    has_64_bit_entry: bool,
     /// Where the header ends in the file.
     header_end: usize,
     initrd_max: u64,
@@ -106,6 +156,8 @@ impl<'a> Kernel<'a> {
             size if version >= VERSION_COMMAND_LINE_SIZE && size > 0 => size.into(),
             _ => OLD_COMMAND_LINE_BYTES,
         };
+        let load_flags = if version >= VERSION_LOAD_FLAGS { header.u16(0x236) } else { 0 };
+        let long_enough = code.len() as u64 > ENTRY_64_BIT;
         let initrd_max = if version >= 0x0203 { limits.1.into() } else { OLD_INITRD_MAX };
         Ok(Self {
             code,
@@ -113,6 +165,8 @@ impl<'a> Kernel<'a> {
             preferred,
             alignment,
             command_line_bytes,
+            load_flags,
+            has_64_bit_entry: load_flags & HAS_64_BIT_ENTRY != 0 && long_enough,
             header_end: header_end.clamp(0x202, file.len().min(E820_TABLE)),
             initrd_max,
         })
@@ -265,9 +319,12 @@ fn write_memory_map(zero_page: &mut Builder, place: &Placer<impl GuestRam>) -> R
     Ok(())
 }
 
-fn place_gdt(place: &mut Placer<impl GuestRam>) -> Result<DescriptorTable, Problem> {
+fn place_gdt(
+    place: &mut Placer<impl GuestRam>,
+    descriptors: &[u64],
+) -> Result<DescriptorTable, Problem> {
     let mut gdt = Builder::default();
-    for descriptor in GDT {
+    for &descriptor in descriptors {
         gdt.u64(descriptor);
     }
     let base = place.store("the GDT", gdt.as_bytes(), Room::STRUCTURE)?;

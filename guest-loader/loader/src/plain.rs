@@ -46,6 +46,7 @@ fn long_mode(rip: u64, info: u32, place: &mut Placer<impl GuestRam>) -> Result<E
         rip,
         rsp: stack + PAGE_BYTES,
         rdi: info.into(),
+        rsi: 0,
         cr3: Gpa::new(tables),
         code_selector: 0x08,
         data_selector: 0x10,
@@ -54,7 +55,7 @@ fn long_mode(rip: u64, info: u32, place: &mut Placer<impl GuestRam>) -> Result<E
 }
 
 /// PML4, page-directory-pointer table, four page directories of 2 MiB pages.
-fn place_identity_map(place: &mut Placer<impl GuestRam>) -> Result<u64, Problem> {
+pub(crate) fn place_identity_map(place: &mut Placer<impl GuestRam>) -> Result<u64, Problem> {
     let pages = (2 + DIRECTORIES) * PAGE_BYTES;
     let start = place.reserve("the page tables", pages, Room::PAGES)?;
     let mut tables = Builder::zeroed(2 * PAGE_BYTES as usize);

@@ -235,6 +235,7 @@ fn start_state(entry: &Entry) -> StartState {
             let mut state = StartState::long(long.rip, long.cr3.as_u64())
                 .with(Gpr::Rsp, long.rsp)
                 .with(Gpr::Rdi, long.rdi)
+                .with(Gpr::Rsi, long.rsi)
                 .with_gdt(descriptor_table(&long.gdt));
             state.mode = StartMode::Long {
                 code: long.code_selector,

@@ -24,14 +24,14 @@ pub(super) struct Header {
 
 /// The address fields, physical but for `offset`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Addresses {
+pub(crate) struct Addresses {
     /// Where the header itself lies in the file.
-    offset: u64,
-    header: u32,
-    load: u32,
-    load_end: u32,
-    bss_end: u32,
-    entry: u32,
+    pub(crate) offset: u64,
+    pub(crate) header: u32,
+    pub(crate) load: u32,
+    pub(crate) load_end: u32,
+    pub(crate) bss_end: u32,
+    pub(crate) entry: u32,
 }
 
 /// What the address fields describe.

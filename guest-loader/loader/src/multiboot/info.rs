@@ -7,7 +7,7 @@ use crate::place::{CONVENTIONAL_END, Placer, Room};
 use crate::ram::{GuestRam, RangeKind};
 use crate::{Guest, Problem};
 
-const LOADER_NAME: &str = "Anchorite";
+pub(crate) const LOADER_NAME: &str = "Anchorite";
 
 const FLAG_MEMORY: u32 = 1 << 0;
 const FLAG_COMMAND_LINE: u32 = 1 << 2;
@@ -80,7 +80,7 @@ fn memory_map(place: &Placer<impl GuestRam>) -> Builder {
 
 /// `mem_lower` and `mem_upper` in KiB: the RAM that starts at 0, up to 640 KiB, and the
 /// RAM that starts at 1 MiB, up to the first hole.
-fn memory_sizes(place: &Placer<impl GuestRam>) -> (u32, u32) {
+pub(crate) fn memory_sizes(place: &Placer<impl GuestRam>) -> (u32, u32) {
     let lower = ram_from(place, 0).min(CONVENTIONAL_END);
     let upper = ram_from(place, ONE_MIB);
     ((lower / 1024) as u32, (upper / 1024).min(u32::MAX.into()) as u32)

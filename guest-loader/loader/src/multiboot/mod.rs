@@ -13,7 +13,9 @@ use crate::entry::{Entry, ProtectedMode};
 use crate::place::Placer;
 use crate::ram::GuestRam;
 use crate::{Guest, Note, Problem};
-use header::{Addresses, Header};
+pub(crate) use header::Addresses;
+use header::Header;
+pub(crate) use info::{LOADER_NAME, memory_sizes};
 
 /// EAX at the entry.
 const BOOT_MAGIC: u32 = 0x2bad_b002;
@@ -33,7 +35,7 @@ pub(crate) fn load(
         notes.push(Note::VideoModeIgnored);
     }
     let eip = match &header.addresses {
-        Some(addresses) => place_by_addresses(guest.bytes, addresses, place)?,
+        Some(addresses) => place_image(guest.bytes, addresses, place)?,
         None => place_by_elf(guest.bytes, place)?,
     };
     let ebx = info::place(guest, place)?;
@@ -49,7 +51,7 @@ pub(crate) fn load(
 }
 
 /// The a.out kludge: the header's address fields describe one contiguous image.
-fn place_by_addresses(
+pub(crate) fn place_image(
     file: &[u8],
     addresses: &Addresses,
     place: &mut Placer<impl GuestRam>,

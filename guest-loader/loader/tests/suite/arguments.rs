@@ -72,7 +72,9 @@ fn a_guest_without_room_is_told_so_at_every_size_of_memory() {
 
 #[test]
 fn kinds_are_read_from_text_and_printed_back() {
-    for text in ["linux", "multiboot", "pvh", "elf", "flat:0:7c00", "flat:ffff:10"] {
+    for text in
+        ["linux", "linux64", "multiboot", "multiboot2", "pvh", "elf", "flat:0:7c00", "flat:ffff:10"]
+    {
         let Ok(Kind::Is(format)) = text.parse::<Kind>() else { panic!("{text}") };
         assert_eq!(format.to_string(), text);
     }

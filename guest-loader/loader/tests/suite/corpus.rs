@@ -10,12 +10,15 @@ use std::path::{Path, PathBuf};
 const MUTATIONS: u64 = 300;
 
 /// The fuzz targets and what each takes its input for.
-const TARGETS: [(&str, Kind); 5] = [
+const TARGETS: [(&str, Kind); 8] = [
     ("auto", Kind::Auto),
     ("elf", Kind::Is(Format::Elf)),
     ("pvh", Kind::Is(Format::Pvh)),
     ("multiboot", Kind::Is(Format::Multiboot)),
+    ("multiboot2", Kind::Is(Format::Multiboot2)),
+    ("gzip", Kind::Auto),
     ("linux", Kind::Is(Format::Linux)),
+    ("linux64", Kind::Is(Format::Linux64)),
 ];
 
 fn folder(target: &str) -> PathBuf {
@@ -96,12 +99,20 @@ impl Random {
 #[test]
 #[ignore = "writes the seeds of the corpus; run it after a format gains a file"]
 fn write_the_seeds() {
-    for (name, file) in files::all() {
-        for target in ["auto", "elf", "pvh", "multiboot", "linux"] {
-            if target == "auto"
-                || name.starts_with(target)
-                || (target, &name[..5]) == ("elf", "plain")
-            {
+    let mut files = files::all();
+    let with_entry = files::Linux { xload_flags: 1, ..files::RECENT_LINUX };
+    let mut linux64 = files::linux(&with_entry);
+    linux64[0x1f4] = 0x21;
+    linux64.resize(linux64.len() + 0x1f0, 0x90);
+    files.push(("linux64", linux64));
+    for (name, file) in files {
+        for (target, _) in TARGETS {
+            // The name says the format: all before a `_` and the digits of ELF's word size.
+            let format =
+                name.split('_').next().unwrap_or(name).trim_end_matches(['3', '2', '4', '6']);
+            let fits = name.starts_with(target)
+                && name.trim_start_matches(target).starts_with(['_', '3', '6']);
+            if target == "auto" || name == target || fits || (target, format) == ("elf", "plain") {
                 fs::create_dir_all(folder(target)).expect("a folder");
                 fs::write(folder(target).join(format!("seed-{name}")), &file).expect("writes");
             }

@@ -168,6 +168,55 @@ pub(crate) fn multiboot_elf(flags: u32) -> Vec<u8> {
     elf32(0x10_000c, &[Segment::load(0x10_0000, &code, 0x2000)])
 }
 
+/// A tag of a multiboot 2 header: type, flags, contents.
+pub(crate) type Tag<'a> = (u16, u16, &'a [u32]);
+
+/// A multiboot 2 header with these tags, an end tag and a good checksum.
+pub(crate) fn multiboot2_header(tags: &[Tag]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (kind, flags, words) in tags.iter().chain([&(0, 0, [].as_slice())]) {
+        body.extend(kind.to_le_bytes());
+        body.extend(flags.to_le_bytes());
+        body.extend((8 + 4 * words.len() as u32).to_le_bytes());
+        words.iter().for_each(|word| body.extend(word.to_le_bytes()));
+        body.resize(body.len().next_multiple_of(8), 0);
+    }
+    let (magic, length) = (0xe852_50d6u32, 16 + body.len() as u32);
+    let checksum = magic.wrapping_add(length).wrapping_neg();
+    let mut header: Vec<u8> =
+        [magic, 0, length, checksum].iter().flat_map(|word| word.to_le_bytes()).collect();
+    header.extend(body);
+    header
+}
+
+/// A multiboot 2 kernel as an ELF64 file with these tags, header at the start of its segment.
+pub(crate) fn multiboot2_elf(tags: &[Tag]) -> Vec<u8> {
+    let mut code = multiboot2_header(tags);
+    let entry = 0x10_0000 + code.len() as u64;
+    code.extend(CODE);
+    // The segment's contents begin at a multiple of 8 in the file, and so does the header.
+    elf64(entry, &[Segment::load(0x10_0000, &code, 0x2000)])
+}
+
+/// A file that is no ELF: 0x20 bytes of junk, then a header for address `header`, then code.
+pub(crate) fn multiboot2_addresses(header: u32, load: u32) -> Vec<u8> {
+    let bytes = multiboot2_header(&[(2, 0, &[0; 4]), (3, 0, &[0])]).len() as u32;
+    let entry = header + bytes;
+    let addresses = [header, load, entry + 2, header + 0x2000];
+    let mut file = vec![0xee; 0x20];
+    file.extend(multiboot2_header(&[(2, 0, &addresses), (3, 0, &[entry])]));
+    file.extend(CODE);
+    file
+}
+
+/// A file in a gzip file with every optional field of the header.
+pub(crate) fn compressed(file: &[u8]) -> Vec<u8> {
+    let writer = flate2::GzBuilder::new().filename("kernel").comment("a test").extra(vec![1, 2, 3]);
+    let mut writer = writer.write(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut writer, file).expect("memory takes all");
+    writer.finish().expect("memory takes all")
+}
+
 /// Fields of a bzImage's setup header.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Linux {
@@ -175,6 +224,7 @@ pub(crate) struct Linux {
     pub(crate) version: u16,
     pub(crate) load_flags: u8,
     pub(crate) relocatable: u8,
+    pub(crate) xload_flags: u16,
     pub(crate) alignment: u32,
     pub(crate) preferred: u64,
     pub(crate) init_size: u32,
@@ -188,6 +238,7 @@ pub(crate) const RECENT_LINUX: Linux = Linux {
     version: 0x020f,
     load_flags: 1,
     relocatable: 1,
+    xload_flags: 0,
     alignment: 0x20_0000,
     preferred: 0x40_0000,
     init_size: 0x10_0000,
@@ -211,6 +262,7 @@ pub(crate) fn linux(fields: &Linux) -> Vec<u8> {
     put(0x22c, &fields.initrd_max.to_le_bytes());
     put(0x230, &fields.alignment.to_le_bytes());
     put(0x234, &[fields.relocatable]);
+    put(0x236, &fields.xload_flags.to_le_bytes());
     put(0x238, &fields.command_line_bytes.to_le_bytes());
     put(0x258, &fields.preferred.to_le_bytes());
     put(0x260, &fields.init_size.to_le_bytes());
@@ -236,6 +288,9 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("pvh32", pvh32(0x10_0000)),
         ("multiboot_addresses", multiboot_addresses(3, GOOD_ADDRESSES)),
         ("multiboot_elf", multiboot_elf(3)),
+        ("multiboot2_elf", multiboot2_elf(&[(1, 0, &[6]), (0x99, 1, &[1])])),
+        ("multiboot2_addresses", multiboot2_addresses(0x10_0000, 0x10_0000)),
+        ("gzip", compressed(&multiboot_elf(3))),
         ("linux", linux(&RECENT_LINUX)),
         ("boot_sector", boot_sector()),
     ]

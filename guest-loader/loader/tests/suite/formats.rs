@@ -38,6 +38,9 @@ fn every_format_is_recognized_by_itself() {
         Format::Pvh,
         Format::Multiboot,
         Format::Multiboot,
+        Format::Multiboot2,
+        Format::Multiboot2,
+        Format::Multiboot,
         Format::Linux,
         Format::BOOT_SECTOR,
     ];

@@ -5,10 +5,12 @@ use crate::files;
 use crate::ram::{FakeRam, bare, load_checked};
 use anchorite_loader::{Format, Kind};
 
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 8] = [
     Kind::Auto,
     Kind::Is(Format::Linux),
+    Kind::Is(Format::Linux64),
     Kind::Is(Format::Multiboot),
+    Kind::Is(Format::Multiboot2),
     Kind::Is(Format::Pvh),
     Kind::Is(Format::Elf),
     Kind::Is(Format::BOOT_SECTOR),

@@ -173,13 +173,11 @@ fn check_entry(loaded: &Loaded) {
             let words = [start.ebx, start.esi].into_iter().filter(|&word| word != 0);
             words.chain([start.eip]).map(u64::from).chain(gdt).collect()
         }
-        Entry::Long(start) => vec![
-            start.rip,
-            start.rsp - 1,
-            start.rdi,
-            start.cr3.as_u64(),
-            start.gdt.base.as_u64() + u64::from(start.gdt.limit),
-        ],
+        Entry::Long(start) => {
+            let blocks = [start.rdi, start.rsi].into_iter().filter(|&address| address != 0);
+            let gdt_end = start.gdt.base.as_u64() + u64::from(start.gdt.limit);
+            blocks.chain([start.rip, start.rsp - 1, start.cr3.as_u64(), gdt_end]).collect()
+        }
     };
     for pointer in pointers {
         assert!(placed(pointer), "{pointer:#x} points at nothing placed: {loaded:x?}");

@@ -12,6 +12,7 @@ const MEMTEST: Linux = Linux {
     version: 0x020c,
     load_flags: 1,
     relocatable: 0,
+    xload_flags: 1,
     alignment: 0x1000,
     preferred: 0x10_0000,
     init_size: 0x6_acf8,
