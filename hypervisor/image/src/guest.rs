@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use alloc::string::ToString;
 use alloc::vec::Vec;
-use anchorite_abi::{Options, TSC_KHZ_WORD};
+use anchorite_abi::{DeviceSet, Options, TSC_KHZ_WORD};
 use anchorite_addr::{Gfn, Gpa, PAGE_BYTES};
 use anchorite_loader::{self as loader, Entry, Guest, Kind, MemoryRange, OutsideRam, RangeKind};
 use anchorite_platform::clock;
