@@ -77,7 +77,7 @@ impl Ports {
                 self.records.tell_zaps();
             }
             Some(Command::Panic(code)) => return Ok(self.end(code.max(1))),
-            Some(Command::Boot) | None => {}
+            Some(Command::Boot | Command::Sample) | None => {}
         }
         Ok(After::GoOn)
     }

@@ -32,6 +32,8 @@ pub(crate) enum Verb {
     Bench(BenchArgs),
     /// Run a benchmark under another hypervisor on the same emulated machine
     Peer(PeerArgs),
+    /// Run the zap policies against each other and compute the verdict
+    Experiment(ExperimentArgs),
     /// Check formatting, lints, imports, budgets, unsafe opt-ins, licences, documentation
     Lint(LintArgs),
 }
@@ -143,6 +145,27 @@ pub(crate) struct TestArgs {
     /// The slow guests too
     #[arg(long)]
     pub(crate) all: bool,
+    /// Emulators at the same time [default: up to 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) jobs: Option<u8>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ExperimentArgs {
+    /// Smaller sizes and fewer seeds: a few minutes, for a look and for CI
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Only this policy (walk, batch:1|10|64|256, quota, reuse, background, tagged); may be
+    /// repeated. The verdict needs quota, reuse and tagged
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) policy: Vec<String>,
+    /// Take finished runs from this file of records, made at the same commit. What the same
+    /// build measured here before is taken up anyway
+    #[arg(long, value_name = "FILE")]
+    pub(crate) resume: Option<PathBuf>,
+    /// Where report, records and figures go [default: out/experiment]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) out: Option<PathBuf>,
     /// Emulators at the same time [default: up to 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) jobs: Option<u8>,

@@ -33,13 +33,15 @@ const RUSTFLAGS: [&str; 6] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     Image,
+    /// The image with clocks in the engine, see its feature `profile`.
+    ProfiledImage,
     Guests,
 }
 
 impl Part {
     fn package(self) -> &'static str {
         match self {
-            Self::Image => "anchorite-image",
+            Self::Image | Self::ProfiledImage => "anchorite-image",
             Self::Guests => "anchorite-guests",
         }
     }
@@ -48,6 +50,7 @@ impl Part {
     fn folder(self) -> &'static str {
         match self {
             Self::Image => "image",
+            Self::ProfiledImage => "image-profile",
             Self::Guests => "guests",
         }
     }
@@ -56,6 +59,11 @@ impl Part {
 /// The finished image.
 pub(crate) fn image_path() -> PathBuf {
     Path::new(OUT).join("anchorite.elf")
+}
+
+/// The image that reads the clock between the steps of a recycle.
+pub(crate) fn profiled_image_path() -> PathBuf {
+    Path::new(OUT).join("anchorite-profile.elf")
 }
 
 /// A finished bundled guest.
@@ -74,6 +82,12 @@ pub(crate) fn build_image(workspace: &Workspace) -> Result<()> {
     strip(&image_with_symbols(workspace), &image_path())
 }
 
+/// Builds [`profiled_image_path`].
+pub(crate) fn build_profiled_image(workspace: &Workspace) -> Result<()> {
+    build(workspace, Part::ProfiledImage)?;
+    strip(&artifact(workspace, Part::ProfiledImage, "anchorite"), &profiled_image_path())
+}
+
 /// Builds all bundled guests.
 pub(crate) fn build_guests(workspace: &Workspace) -> Result<()> {
     build(workspace, Part::Guests)?;
@@ -85,7 +99,11 @@ pub(crate) fn build_guests(workspace: &Workspace) -> Result<()> {
 
 fn build(workspace: &Workspace, part: Part) -> Result<()> {
     let mut cargo = cargo(workspace, part, "build")?;
-    process::run(cargo.args(["--package", part.package()]), BUILD_LIMIT)
+    cargo.args(["--package", part.package()]);
+    if part == Part::ProfiledImage {
+        cargo.args(["--features", "profile"]);
+    }
+    process::run(&mut cargo, BUILD_LIMIT)
 }
 
 /// Cargo of the image's compiler with everything set that a freestanding build needs; the caller

@@ -9,6 +9,7 @@
 //! | `test` | [`mod@test`]: the host's tests, then [`matrix`] |
 //! | `bench` | [`mod@bench`]: instruction counts against `ci/baselines` |
 //! | `peer` | [`peer`]: the same benchmark under another hypervisor |
+//! | `experiment` | [`mod@experiment`]: the zap policies against each other |
 //! | `lint` | [`lint`] |
 #![forbid(unsafe_code)]
 
@@ -19,6 +20,7 @@ mod cpio;
 mod debian;
 mod emulator;
 mod error;
+mod experiment;
 mod freestanding;
 mod guest;
 mod initramfs;
@@ -68,6 +70,7 @@ fn dispatch(verb: Verb) -> Result<u8> {
         Verb::Test(args) => test::test(&workspace, &args)?,
         Verb::Bench(args) => bench::bench(&workspace, &args, &from)?,
         Verb::Peer(args) => peer::peer(&workspace, &args, &from)?,
+        Verb::Experiment(args) => experiment::experiment(&workspace, &args, &from)?,
         Verb::Lint(args) => lint::lint(&workspace, &args.filter)?,
     }
     Ok(0)

@@ -28,11 +28,19 @@ pub(crate) enum Need {
     Iso,
     Firmware,
     Valgrind,
+    Fonts,
 }
 
 impl Need {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Compiler, Self::Qemu, Self::Bochs, Self::Iso, Self::Firmware, Self::Valgrind];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Compiler,
+        Self::Qemu,
+        Self::Bochs,
+        Self::Iso,
+        Self::Firmware,
+        Self::Valgrind,
+        Self::Fonts,
+    ];
 
     fn list(self) -> &'static str {
         match self {
@@ -42,6 +50,7 @@ impl Need {
             Self::Iso => include_str!("../../packages/iso.txt"),
             Self::Firmware => include_str!("../../packages/firmware.txt"),
             Self::Valgrind => include_str!("../../packages/valgrind.txt"),
+            Self::Fonts => include_str!("../../packages/fonts.txt"),
         }
     }
 }

@@ -20,6 +20,8 @@ pub enum Command {
     Done,
     /// The guest gives up with this code.
     Panic(u32),
+    /// The host notes how many shadow pages are in which state.
+    Sample,
 }
 
 impl Command {
@@ -33,6 +35,7 @@ impl Command {
             Self::Limit(pages) => (5, pages),
             Self::Done => (6, 0),
             Self::Panic(code) => (7, code),
+            Self::Sample => (8, 0),
         };
         op | arg << 8
     }
@@ -48,6 +51,7 @@ impl Command {
             5 => Self::Limit(arg),
             6 => Self::Done,
             7 => Self::Panic(arg),
+            8 => Self::Sample,
             _ => return None,
         })
     }
@@ -68,6 +72,7 @@ mod tests {
             Command::Limit(1 << 23),
             Command::Done,
             Command::Panic(42),
+            Command::Sample,
         ];
         for command in commands {
             assert_eq!(Command::decode(command.encode()), Some(command));
@@ -77,7 +82,7 @@ mod tests {
     #[test]
     fn unknown_operations_are_refused() {
         assert_eq!(Command::decode(0), None);
-        assert_eq!(Command::decode(8), None);
+        assert_eq!(Command::decode(9), None);
         assert_eq!(Command::decode(0xff), None);
     }
 }

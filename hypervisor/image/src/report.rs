@@ -73,9 +73,11 @@ fn write_json<B: Vcpu, T: Translation>(
 ) -> core::fmt::Result {
     out.push_str(JSON_PREFIX);
     machine.counters().write_json(0, &machine.translation().counters(), out)?;
+    out.push('\n');
+    machine.samples().write_json(JSON_PREFIX, out)?;
     writeln!(
         out,
-        "\n{JSON_PREFIX}{{\"schema\":1,\"record\":\"run\",\"status\":{},\"boot_ticks\":{},\"ticks_per_second\":{}}}",
+        "{JSON_PREFIX}{{\"schema\":1,\"record\":\"run\",\"status\":{},\"boot_ticks\":{},\"ticks_per_second\":{}}}",
         verdict.exit_status(),
         boot_ticks,
         clock::ticks_per_second()

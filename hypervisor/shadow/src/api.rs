@@ -41,6 +41,8 @@ pub struct Usage {
     pub limbo: u32,
     /// The most shadow pages that may be in use at once.
     pub quota: u32,
+    /// The most that ever were: current, stale, in limbo, or held ready.
+    pub peak: u32,
 }
 
 /// The engine. See the crate's docs for how a machine drives it.

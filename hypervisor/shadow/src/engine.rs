@@ -44,6 +44,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> ShadowMmu for Mmu<M, P, TAG_
             stale: self.pool.stale,
             limbo: self.pool.limbo,
             quota: self.pool.quota,
+            peak: self.pool.peak,
         }
     }
 

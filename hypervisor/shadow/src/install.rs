@@ -13,6 +13,7 @@ use crate::paging::entry::{
 };
 use crate::policy::{Supply, ZapPolicy};
 use crate::pool::List;
+use crate::profile::{Lap, Step};
 use crate::role::{Rights, Role, WRITE};
 use crate::walk::Walk;
 
@@ -77,14 +78,20 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         if generation >= safe {
             return None;
         }
+        let mut lap = Lap::start(&self.machine);
         self.pool.unlist(page);
         self.pool.stale -= 1;
+        lap.end(&self.machine, Step::Lists);
         if P::TAGGED {
             self.pool.clear(&mut self.machine, page);
+            lap.end(&self.machine, Step::Clearing);
         } else {
             self.unlink(page);
+            lap.end(&self.machine, Step::Unlinking);
         }
         self.directory.remove(gfn, page);
+        lap.end(&self.machine, Step::Directory);
+        lap.add_to(&mut self.stats.recycles);
         self.stats.mmu_recycled += 1;
         Some(page)
     }
@@ -189,9 +196,13 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// Puts a stale page of the same key back in service: it keeps its directory entry.
     #[inline]
     fn revive(&mut self, page: PageNo, gfn: u64, role: Role) -> PageNo {
+        let mut lap = Lap::start(&self.machine);
         self.pool.unlist(page);
         self.pool.stale -= 1;
+        lap.end(&self.machine, Step::Lists);
         self.pool.clear(&mut self.machine, page);
+        lap.end(&self.machine, Step::Clearing);
+        lap.add_to(&mut self.stats.recycles);
         self.set_identity(page, gfn, role);
         self.stats.mmu_revived += 1;
         page

@@ -64,6 +64,8 @@ pub(crate) struct Pool {
     pub(crate) stale: u32,
     pub(crate) limbo: u32,
     pub(crate) quota: u32,
+    /// Most frames in use at once so far.
+    pub(crate) peak: u32,
 }
 
 impl Pool {
@@ -93,6 +95,7 @@ impl Pool {
             stale: 0,
             limbo: 0,
             quota: quota.min(pages),
+            peak: 0,
         };
         for list in [List::Active, List::Stale, List::Limbo, List::Free] {
             pool.empty_list(list);
@@ -248,10 +251,13 @@ impl Pool {
 
     /// Takes a free frame off the free list, clean, if the quota permits one more in use.
     pub(crate) fn take_free<M: TableMemory>(&mut self, memory: &mut M) -> Option<PageNo> {
-        if self.in_use() >= self.quota {
+        let in_use = self.in_use();
+        if in_use >= self.quota {
             return None;
         }
         let page = self.front(List::Free)?;
+        // Nowhere else does their number grow.
+        self.peak = self.peak.max(in_use + 1);
         self.unlist(page);
         self.free -= 1;
         self.mark(page, false);

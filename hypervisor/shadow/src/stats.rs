@@ -1,5 +1,7 @@
 //! Counters, named as `kvm_stat` names them.
 
+use crate::profile::Recycles;
+
 /// Events since the engine was made. They wrap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -47,6 +49,8 @@ pub struct Stats {
     pub root_hit: u64,
     /// Root loads that did not.
     pub root_miss: u64,
+    /// What recycles cost, in a build that measures it.
+    pub recycles: Recycles,
 }
 
 impl Stats {

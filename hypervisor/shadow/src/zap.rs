@@ -12,6 +12,7 @@ use crate::mmu::Mmu;
 use crate::page::{Node, PageNo};
 use crate::policy::{Sweep, ZapPolicy};
 use crate::pool::List;
+use crate::profile::{Lap, Step};
 use crate::slots::{SlotError, SlotId, begins_range};
 
 /// Dead slots whose heads are kept for stale pages; beyond it the pages go first.
@@ -40,20 +41,28 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             self.unload_root(page);
         }
         let stale = !self.is_current(page);
+        let mut lap = Lap::start(&self.machine);
         self.pool.unlist(page);
         if stale {
             self.pool.stale -= 1;
         } else {
             self.pool.active -= 1;
         }
+        lap.end(&self.machine, Step::Lists);
         self.unlink(page);
+        lap.end(&self.machine, Step::Unlinking);
         let gfn = self.pool.meta(page).gfn;
         self.directory.remove(gfn, page);
+        lap.end(&self.machine, Step::Directory);
         // No lookup finds the page again (I5).
         self.pool.meta_mut(page).generation = NO_GENERATION;
         self.tlb_dirty = true;
         let epoch = self.open_epoch();
         self.pool.retire(page, epoch);
+        lap.end(&self.machine, Step::Lists);
+        if stale {
+            lap.add_to(&mut self.stats.recycles);
+        }
     }
 
     /// Removes every trace of `page` from rmaps, parents, children and counts.

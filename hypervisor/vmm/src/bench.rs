@@ -85,6 +85,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             Command::ZapAll { timed } => self.zap_by_guest(timed),
             Command::Limit(pages) => self.translation.limit(pages),
             Command::Panic(code) => return Err(Stop::Panic { code }),
+            Command::Sample => self.sample(),
             Command::Boot => self.booted(),
             Command::Begin(id) => self.begin(id),
             Command::End(id) => self.end(id),

@@ -20,6 +20,7 @@
 //! | [`firmware`] | the tables that a PC's firmware leaves in memory |
 //! | [`counters`] | what the exits were and cost |
 //! | [`bench`] | a benchmark guest's commands, its zaps timed |
+//! | [`samples`] | how many shadow pages were in use, when the guest asked |
 //! | [`action`] | what a handler decided, how a run ended |
 //! | [`host`] | what the machine asks of the host |
 //!
@@ -60,6 +61,7 @@ pub mod machine;
 pub mod memory;
 pub mod msr;
 mod run;
+pub mod samples;
 pub mod screen;
 pub mod start;
 pub mod translation;

@@ -11,6 +11,7 @@ use crate::fetch::CodeCache;
 use crate::host::Host;
 use crate::memory::{GuestMemory, HostMemory, Memslot, SlotChange, SlotError, SlotId};
 use crate::msr::{Msrs, policy};
+use crate::samples::Samples;
 use crate::start::StartState;
 use crate::translation::Translation;
 use crate::until::Until;
@@ -55,6 +56,7 @@ pub struct Machine<B, T, H: Host> {
     pub(crate) code_cache: CodeCache<<H::Memory as HostMemory>::Word>,
     pub(crate) counters: Counters,
     pub(crate) bench: Bench,
+    pub(crate) samples: Samples,
     /// When the guest was left, and what that exit will be accounted as.
     pub(crate) left: u64,
     pub(crate) kind: Kind,
@@ -109,6 +111,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             code_cache: CodeCache::default(),
             counters: Counters::default(),
             bench: Bench::default(),
+            samples: Samples::default(),
             left: 0,
             kind: Kind::START,
             started: 0,
@@ -203,6 +206,11 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// What the exits were and cost.
     pub const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The shadow pages whenever the guest asked for a sample.
+    pub const fn samples(&self) -> &Samples {
+        &self.samples
     }
 
     /// The host's TSC when the guest was entered for the first time.

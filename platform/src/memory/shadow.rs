@@ -89,6 +89,11 @@ impl TableMemory for ShadowMachine {
     fn write_entry(&mut self, at: Hpa, value: u64) {
         entry(at).store(value, Ordering::Release);
     }
+
+    #[inline]
+    fn ticks(&self) -> u64 {
+        crate::clock::now()
+    }
 }
 
 /// The table entry at `at`, which the hardware may read at any time.

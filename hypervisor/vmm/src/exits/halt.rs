@@ -28,14 +28,17 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         held || self.events.nmi || self.devices.interrupts.is_pending()
     }
 
-    /// Sleeps once. The time does not count as the exit's cost.
+    /// Sleeps once, or works off a little of what the translation put off for such a time.
+    /// The time does not count as the exit's cost.
     fn sleep(&mut self) {
         self.serve_devices();
         if self.devices.interrupts.is_pending() {
             return;
         }
         let before = self.host.ticks();
-        self.host.idle(self.wake);
+        if !self.translation.idle_slice() {
+            self.host.idle(self.wake);
+        }
         let slept = self.host.ticks().wrapping_sub(before);
         self.counters.idle_ticks += slept;
         self.left = self.left.wrapping_add(slept);

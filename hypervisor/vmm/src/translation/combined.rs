@@ -8,7 +8,7 @@ use super::{Entry, FaultOutcome, Nested, OutOfTables, Shadow, TableFrames, Trans
 use crate::memory::{GuestWrite, Memslots, SlotChange};
 use alloc::vec::Vec;
 use anchorite_addr::{Gpa, Gva};
-use anchorite_shadow::{Access, Cr0, Invpcid, RegisterFault, Registers, ShadowMmu};
+use anchorite_shadow::{Access, Cr0, Invpcid, RegisterFault, Registers, ShadowMmu, Usage};
 use anchorite_vcpu::exit::NestedFault;
 use anchorite_vcpu::{ControlRegister, NestedFormat};
 
@@ -155,6 +155,19 @@ impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Translation for Combined<F, 
         }
     }
 
+    fn idle_slice(&mut self) -> bool {
+        self.shadow_mut().is_some_and(Translation::idle_slice)
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        match &self.tables {
+            Tables::Nested(_) => None,
+            Tables::Shadow(shadow) | Tables::Both(Both { paged: shadow, .. }) => {
+                Translation::usage(shadow)
+            }
+        }
+    }
+
     fn limit(&mut self, pages: u32) {
         if let Some(shadow) = self.shadow_mut() {
             shadow.limit(pages);
@@ -164,15 +177,6 @@ impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Translation for Combined<F, 
     fn unprotect(&mut self, gpa: Gpa) {
         if let Some(shadow) = self.shadow_mut() {
             shadow.unprotect(gpa);
-        }
-    }
-
-    fn shadow_pages(&self) -> u32 {
-        match &self.tables {
-            Tables::Nested(_) => 0,
-            Tables::Shadow(shadow) | Tables::Both(Both { paged: shadow, .. }) => {
-                shadow.shadow_pages()
-            }
         }
     }
 

@@ -79,6 +79,10 @@ type Both = Combined<FakeFormat, FakeTables, AnyMmu<Words>>;
 
 /// A guest of 2 MiB whose page n is mapped to its page n + 1 by the tables at 0x1000.
 fn shadow() -> Shadow<AnyMmu<Words>> {
+    shadow_under(PolicyKind::Tagged)
+}
+
+fn shadow_under(policy: PolicyKind) -> Shadow<AnyMmu<Words>> {
     let mut words = Words::default();
     for level in 1..4 {
         words.write_entry(Hpa::new(GUEST + level * 0x1000), (level + 1) << 12 | 7);
@@ -87,12 +91,17 @@ fn shadow() -> Shadow<AnyMmu<Words>> {
         words.write_entry(Hpa::new(GUEST + 0x4000 + page * 8), (page + 1) << 12 | 7);
     }
     let config = Config { quota: 64, ..Config::default() };
-    Shadow::new(AnyMmu::new(PolicyKind::Tagged, words, config).unwrap()).unwrap()
+    Shadow::new(AnyMmu::new(policy, words, config).unwrap()).unwrap()
 }
 
 fn both() -> (Both, Memslots) {
+    both_under(PolicyKind::Tagged)
+}
+
+fn both_under(policy: PolicyKind) -> (Both, Memslots) {
     let nested = Nested::new(FakeTables::new(16), false).unwrap();
-    let (mut tables, mut slots) = (Combined::both(shadow(), nested), Memslots::default());
+    let shadow = shadow_under(policy);
+    let (mut tables, mut slots) = (Combined::both(shadow, nested), Memslots::default());
     let slot = Memslot {
         id: SlotId(0),
         first: Gfn::new(0),
@@ -224,4 +233,21 @@ fn shadow_tables_alone_serve_a_guest_without_paging_too() {
     let loaded = tables.enter().unwrap().root;
     assert_eq!(loaded, Some(Root::Nested { table: HpaPage::new(root.addr()).unwrap() }));
     assert!(tables.engine().is_none());
+}
+
+#[test]
+fn idle_time_takes_stale_pages_apart_under_the_policy_that_waits_for_it_and_no_other() {
+    for policy in PolicyKind::ALL {
+        let (mut tables, slots) = both_under(policy);
+        let _ = turn_paging(&mut tables, true);
+        assert_eq!(read(&mut tables, &slots, 5), FaultOutcome::Resolved);
+        tables.zap_all();
+        let stale = Translation::usage(&tables).unwrap().stale;
+        let worked = tables.idle_slice();
+        let left = Translation::usage(&tables).unwrap().stale;
+        assert_eq!(worked, policy == PolicyKind::Background, "{policy:?}");
+        assert_eq!(left, if worked { 0 } else { stale }, "{policy:?}");
+        assert!(!tables.idle_slice(), "{policy:?}: nothing is left to do");
+        assert_eq!(tables.engine().unwrap().audit(), Ok(()));
+    }
 }

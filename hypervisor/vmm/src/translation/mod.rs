@@ -15,7 +15,7 @@ pub use shadow::Shadow;
 use crate::memory::{GuestWrite, Memslots, SlotChange};
 use alloc::vec::Vec;
 use anchorite_addr::{Gpa, Gva};
-use anchorite_shadow::{Access, Invpcid, PageFault, RegisterFault, Registers};
+use anchorite_shadow::{Access, Invpcid, PageFault, RegisterFault, Registers, Usage};
 use anchorite_vcpu::exit::NestedFault;
 use anchorite_vcpu::{ControlRegister, FlushScope, Root};
 use core::fmt;
@@ -56,6 +56,10 @@ pub trait Translation {
     /// Forgets every shadow page; nothing where there are none.
     fn zap_all(&mut self);
 
+    /// The guest is idle: works for a bounded time on what was put off for such a time.
+    /// Returns whether anything was done, so that there may be more.
+    fn idle_slice(&mut self) -> bool;
+
     /// Limits the number of shadow pages; nothing where there are none.
     fn limit(&mut self, pages: u32);
 
@@ -76,8 +80,11 @@ pub trait Translation {
 
     /// Shadow pages in service; 0 where there are none.
     fn shadow_pages(&self) -> u32 {
-        0
+        self.usage().map_or(0, |usage| usage.active)
     }
+
+    /// The shadow pages by state, where there are any.
+    fn usage(&self) -> Option<Usage>;
 }
 
 /// What a vCPU does before it enters. The default is nothing.

@@ -8,7 +8,7 @@ use super::{Entry, FaultOutcome, OutOfTables, Translation};
 use crate::memory::{GuestWrite, Memslot, Memslots, SlotChange};
 use alloc::vec::Vec;
 use anchorite_addr::{Gfn, Gpa, Gva, Hpa, HpaPage, PageSize};
-use anchorite_shadow::{Access, Invpcid, RegisterFault, Registers, TableMemory};
+use anchorite_shadow::{Access, Invpcid, RegisterFault, Registers, TableMemory, Usage};
 use anchorite_vcpu::exit::{NestedAccess, NestedFault};
 use anchorite_vcpu::{ControlRegister, FlushScope, NestedFormat, NestedFrame, NestedRights, Root};
 use core::marker::PhantomData;
@@ -250,6 +250,14 @@ impl<F: NestedFormat, A: TableFrames> Translation for Nested<F, A> {
     fn limit(&mut self, _: u32) {}
 
     fn unprotect(&mut self, _: Gpa) {}
+
+    fn idle_slice(&mut self) -> bool {
+        false
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        None
+    }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let NestedStats { tables, leaves: [small, large, huge], flushes } = self.stats;

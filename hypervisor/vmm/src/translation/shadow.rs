@@ -16,6 +16,10 @@ use anchorite_vcpu::exit::NestedFault;
 use anchorite_vcpu::root::ShadowFormat;
 use anchorite_vcpu::{ControlRegister, FlushScope, Root};
 
+/// Stale pages taken apart between two looks at what may have woken the guest: some ten
+/// thousand instructions.
+const IDLE_PAGES: u32 = 16;
+
 /// The engine `E` as the translation of the machine's one vCPU.
 #[derive(Debug)]
 pub struct Shadow<E> {
@@ -215,8 +219,13 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
         self.keep(promise);
     }
 
-    fn shadow_pages(&self) -> u32 {
-        self.engine.usage().active
+    /// Under policy `background` takes stale pages apart.
+    fn idle_slice(&mut self) -> bool {
+        self.outside().idle_slice(IDLE_PAGES) > 0
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        Some(self.engine.usage())
     }
 
     /// 0 lifts the limit again.
@@ -230,7 +239,7 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
-        let Usage { taken, free, active, stale, limbo, quota } = self.engine.usage();
+        let Usage { taken, free, active, stale, limbo, quota, peak } = self.engine.usage();
         let pages = [
             ("pages_taken", taken),
             ("pages_free", free),
@@ -238,13 +247,27 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
             ("pages_stale", stale),
             ("pages_limbo", limbo),
             ("pages_quota", quota),
+            ("pages_peak", peak),
         ];
         let pages = pages.map(|(name, count)| (name, u64::from(count)));
         // The machine counts the exits of INVLPG and the flushes that it carries out.
         let events = self.engine.stats().named().into_iter();
         let events = events.filter(|(name, _)| !["invlpg", "tlb_flush"].contains(name));
-        events.chain(pages).collect()
+        events.chain(pages).chain(recycles(self.engine.stats())).collect()
     }
+}
+
+/// What recycles cost, where the engine is built to measure it.
+fn recycles(stats: &engine::Stats) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+    let engine::Recycles { pages, lists, directory, unlinking, clearing } = stats.recycles;
+    let steps = [
+        ("recycle_pages", pages),
+        ("recycle_lists", lists),
+        ("recycle_directory", directory),
+        ("recycle_unlinking", unlinking),
+        ("recycle_clearing", clearing),
+    ];
+    steps.into_iter().filter(move |_| pages > 0)
 }
 
 fn root_of(entry: &engine::Entry) -> Root {
