@@ -17,6 +17,7 @@ pub(super) struct Cursor<'a> {
     pub(super) segment: Option<SegmentRegister>,
     pub(super) address_override: bool,
     pub(super) operand_override: bool,
+    pub(super) lock: bool,
     /// 0xf2 or 0xf3.
     pub(super) repeat: Option<u8>,
     /// The REX prefix, 0x40 to 0x4f; 0 where there is none.
@@ -38,6 +39,7 @@ impl<'a> Cursor<'a> {
             segment: None,
             address_override: false,
             operand_override: false,
+            lock: false,
             repeat: None,
             rex: 0,
             immediate_bytes: 0,
@@ -79,8 +81,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The first byte of the opcode; `None` with LOCK, which none of the
-    /// instructions here takes.
+    /// The first byte of the opcode.
     pub(super) fn skip_prefixes(&mut self) -> Option<u8> {
         loop {
             let byte = self.byte()?;
@@ -89,7 +90,7 @@ impl<'a> Cursor<'a> {
                 0x66 => self.operand_override = true,
                 0x67 => self.address_override = true,
                 0xf2 | 0xf3 => self.repeat = Some(byte),
-                0xf0 => return None,
+                0xf0 => self.lock = true,
                 0x40..=0x4f if matches!(self.code, CodeSize::Bits64) => {
                     self.rex = byte;
                     continue;

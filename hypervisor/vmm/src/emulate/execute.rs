@@ -14,15 +14,17 @@ mod exchange;
 mod plain;
 mod stack;
 mod string;
+mod update;
 mod vector;
 
 use super::environment::{Environment, Exception, Fault};
 use super::length::{LengthError, MAX_LENGTH};
-use super::mode::Mode;
+use super::mode::{CodeSize, Mode};
 use super::operands::Step;
 use anchorite_vcpu::{Registers, Rflags};
 use core::fmt;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
+use string::Strings;
 
 /// Iterations of a repeated string instruction in one call; the guest comes back
 /// for the rest, and interrupts get their turn.
@@ -94,7 +96,27 @@ pub fn emulate<E: Environment>(
         Some(Ok(outcome)) => Ok(outcome),
         Some(Err(Fault::Exception(exception))) => Ok(Outcome::Exception(exception)),
         Some(Err(Fault::Retry)) => Ok(Outcome::Retry),
-        Some(Err(Fault::Unsupported)) | None => emulate_any(bytes, registers, mode, environment),
+        Some(Err(Fault::Unsupported)) | None => emulate_more(bytes, registers, mode, environment),
+    }
+}
+
+/// Whether the instruction is STOS or MOVS with a REP prefix.
+pub fn is_repeated_store(bytes: &[u8], code: CodeSize) -> bool {
+    Strings::decode(bytes, code).is_some_and(Strings::is_repeated_store)
+}
+
+fn emulate_more<E: Environment>(
+    bytes: &[u8],
+    registers: &mut Registers,
+    mode: Mode,
+    environment: &mut E,
+) -> Result<Outcome, EmulationError> {
+    match Strings::decode(bytes, mode.code) {
+        Some(strings) => {
+            let flow = strings.execute(registers, mode, environment);
+            conclude(&flow, bytes, registers, mode)
+        }
+        None => emulate_any(bytes, registers, mode, environment),
     }
 }
 
@@ -110,20 +132,28 @@ fn emulate_any<E: Environment>(
     let working = registers.clone();
     let mut step = Step { instruction: &instruction, mode, registers: working, environment };
 
-    let (fault, rip) = match step.execute() {
-        Ok(Flow::Next) => (None, Some(instruction.next_ip())),
-        Ok(Flow::Jump(target)) => (None, Some(target)),
-        Ok(Flow::Partial(fault)) => (fault, None),
-        Err(fault) => return outcome(fault, bytes, &instruction),
-    };
-    *registers = step.registers;
-    match (fault, rip) {
-        (Some(fault), _) => outcome(fault, bytes, &instruction),
-        (None, None) => Ok(Outcome::Unfinished),
-        (None, Some(rip)) => {
-            complete(registers, rip, mode);
+    let flow = step.execute();
+    if flow.is_ok() {
+        *registers = step.registers;
+    }
+    let length = instruction.len().min(bytes.len());
+    conclude(&flow, &bytes[..length], registers, mode)
+}
+
+/// What became of an instruction of these bytes; where it is done, control goes on.
+fn conclude(
+    flow: &Result<Flow, Fault>,
+    bytes: &[u8],
+    registers: &mut Registers,
+    mode: Mode,
+) -> Result<Outcome, EmulationError> {
+    match *flow {
+        Ok(Flow::Jump(target)) => {
+            complete(registers, target, mode);
             Ok(Outcome::Completed)
         }
+        Ok(Flow::Partial(None)) => Ok(Outcome::Unfinished),
+        Ok(Flow::Partial(Some(fault))) | Err(fault) => outcome(fault, bytes),
     }
 }
 
@@ -135,8 +165,6 @@ fn complete(registers: &mut Registers, rip: u64, mode: Mode) {
 
 /// Where control goes when the memory accesses of an instruction have succeeded.
 enum Flow {
-    /// To the next instruction.
-    Next,
     /// To this offset.
     Jump(u64),
     /// Nowhere: a string instruction did some of its iterations and then met its
@@ -144,16 +172,12 @@ enum Flow {
     Partial(Option<Fault>),
 }
 
-fn outcome(
-    fault: Fault,
-    bytes: &[u8],
-    instruction: &Instruction,
-) -> Result<Outcome, EmulationError> {
+fn outcome(fault: Fault, bytes: &[u8]) -> Result<Outcome, EmulationError> {
     match fault {
         Fault::Exception(exception) => Ok(Outcome::Exception(exception)),
         Fault::Retry => Ok(Outcome::Retry),
         Fault::Unsupported => {
-            let length = instruction.len().min(bytes.len()).min(MAX_LENGTH);
+            let length = bytes.len().min(MAX_LENGTH);
             let mut copy = [0; MAX_LENGTH];
             copy[..length].copy_from_slice(&bytes[..length]);
             Err(EmulationError::Unsupported { bytes: copy, length: length as u8 })
@@ -166,14 +190,13 @@ impl<E: Environment> Step<'_, E> {
         use Mnemonic as M;
         match self.instruction.mnemonic() {
             M::Mov | M::Movnti | M::Movzx => self.mov()?,
-            _ if self.instruction.is_string_instruction() => return self.string(),
             M::Push => self.push_operand()?,
             M::Pop => self.pop_operand()?,
             M::Call => return self.call(),
             M::Jmp => return self.jump(),
             _ => self.execute_plain()?,
         }
-        Ok(Flow::Next)
+        Ok(Flow::Jump(self.instruction.next_ip()))
     }
 
     /// Instructions that neither branch nor repeat, group by group.

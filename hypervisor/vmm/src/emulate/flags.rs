@@ -59,6 +59,15 @@ pub const fn sign_extend(value: u64, size: u8) -> u64 {
     ((value & mask(size)) ^ sign).wrapping_sub(sign)
 }
 
+/// Bytes from the operand named to the one that holds bit `number` (signed).
+pub(crate) const fn operand_distance(number: u64, size: u8) -> u64 {
+    let bits = 8 * size as u64;
+    let shift = bits.trailing_zeros();
+    // An arithmetic shift: fill with the sign.
+    let fill = if number >> 63 != 0 { !(u64::MAX >> shift) } else { 0 };
+    (number >> shift | fill).wrapping_mul(size as u64)
+}
+
 /// ADD and ADC.
 pub fn add(a: u64, b: u64, carry: bool, size: u8) -> Computed {
     let value = a.wrapping_add(b).wrapping_add(carry.into()) & mask(size);

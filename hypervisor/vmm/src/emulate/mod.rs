@@ -22,6 +22,6 @@ pub mod operands;
 
 pub use address::{Access, MemoryOperand};
 pub use environment::{Environment, Exception, Fault};
-pub use execute::{EmulationError, Outcome, decode, emulate};
+pub use execute::{EmulationError, Outcome, decode, emulate, is_repeated_store};
 pub use length::{Intercepted, Operation, instruction_length, intercepted};
 pub use mode::{CodeSize, Mode};

@@ -25,27 +25,12 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         self.try_to_emulate(what, gpa).unwrap_or_else(ExitAction::Stop)
     }
 
-    /// The same for a write to the page at `gpa`, which holds page tables. What cannot be
-    /// carried out (an instruction that the emulator does not know, the delivery of an
-    /// event) the guest does itself, once the tables' shadow is gone.
-    #[cold]
-    pub(super) fn emulate_table_write(&mut self, gpa: Gpa) -> ExitAction {
-        let done = self.try_to_emulate("an instruction", Some(gpa));
-        done.unwrap_or_else(|stop| self.unprotect(gpa, stop))
-    }
-
-    /// `stop` where that has been of no use too often in a row: the tables are on the way
-    /// to the very page, so that they are shadowed anew before the write comes.
-    fn unprotect(&mut self, gpa: Gpa, stop: Stop) -> ExitAction {
-        if !self.unprotected.may_repeat(self.vcpu.regs().rip, gpa) {
-            return ExitAction::Stop(stop);
-        }
-        self.counters.unprotected += 1;
-        self.translation.unprotect(gpa);
-        ExitAction::Resume
-    }
-
-    fn try_to_emulate(&mut self, what: &'static str, gpa: Option<Gpa>) -> Result<ExitAction, Stop> {
+    /// The same; the error is why the run must end because nobody can carry it out.
+    pub(super) fn try_to_emulate(
+        &mut self,
+        what: &'static str,
+        gpa: Option<Gpa>,
+    ) -> Result<ExitAction, Stop> {
         if self.events.has_next() {
             // No instruction did it: an event's delivery met an IDT or a stack there.
             return Err(Stop::Unsupported { what: "an event through this memory" });
@@ -133,28 +118,6 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
                 Err(ExitAction::Stop(Stop::Emulation { what, gpa: None }))
             }
         }
-    }
-}
-
-/// The page that was last given to the guest to write to, and how often in a row.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Unprotected {
-    rip: u64,
-    gpa: Option<Gpa>,
-    times: u32,
-}
-
-impl Unprotected {
-    /// Times in a row after which it will not help.
-    const MOST: u32 = 1000;
-
-    /// Counts another time for the instruction at `rip`.
-    fn may_repeat(&mut self, rip: u64, gpa: Gpa) -> bool {
-        if (self.rip, self.gpa) != (rip, Some(gpa)) {
-            *self = Self { rip, gpa: Some(gpa), times: 0 };
-        }
-        self.times += 1;
-        self.times <= Self::MOST
     }
 }
 

@@ -13,7 +13,8 @@ mod misc;
 mod msr;
 mod nested_fault;
 mod page_fault;
+mod table_write;
 
-pub(crate) use environment::Unprotected;
 pub(crate) use misc::hidden_instruction;
 pub(crate) use msr::general_protection;
+pub(crate) use table_write::Unprotected;

@@ -30,7 +30,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             FaultOutcome::Resolved => ExitAction::Resume,
             FaultOutcome::Guest(fault) => self.page_fault_for_guest(fault),
             FaultOutcome::Reflect => ExitAction::Stop(Stop::Unsupported { what: "this #PF" }),
-            FaultOutcome::Emulate { gpa } => self.emulate_table_write(gpa),
+            FaultOutcome::Emulate { gpa } => self.table_write(gpa),
             FaultOutcome::Mmio { gpa } => {
                 self.counters.mmio += 1;
                 self.emulate("an access to a device", Some(gpa))

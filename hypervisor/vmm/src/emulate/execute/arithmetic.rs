@@ -3,7 +3,8 @@
 use super::Step;
 use crate::emulate::environment::{Environment, Fault};
 use crate::emulate::flags::{
-    self, Computed, Shift, add, decrement, increment, logic, mask, sign_extend, subtract,
+    self, Computed, Shift, add, decrement, increment, logic, mask, operand_distance, sign_extend,
+    subtract,
 };
 use anchorite_vcpu::Rflags;
 use iced_x86::{Mnemonic, OpKind};
@@ -117,13 +118,4 @@ impl<E: Environment> Step<'_, E> {
         let (filler, count) = (self.read(1)?, self.read(2)? as u8);
         self.unary(|a, size| flags::double_shift(left, a, filler, count, size))
     }
-}
-
-/// Bytes from the operand named to the one that holds bit `number` (signed).
-const fn operand_distance(number: u64, size: u8) -> u64 {
-    let bits = 8 * size as u64;
-    let shift = bits.trailing_zeros();
-    // An arithmetic shift: fill with the sign.
-    let fill = if number >> 63 != 0 { !(u64::MAX >> shift) } else { 0 };
-    (number >> shift | fill).wrapping_mul(size as u64)
 }

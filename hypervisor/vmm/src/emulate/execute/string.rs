@@ -3,14 +3,19 @@
 //! Source: SDM vol. 1, 7.3.9.1 "String Instructions"; vol. 2, "REP/REPE/REPZ/REPNE/
 //! REPNZ—Repeat String Operation Prefix".
 
-use super::{Flow, MAX_ITERATIONS, Step};
+use super::plain::Part;
+use super::{Flow, MAX_ITERATIONS};
 use crate::emulate::address::{Access, address_mask, linearize};
+use crate::emulate::cursor::Cursor;
 use crate::emulate::environment::{Environment, Fault};
 use crate::emulate::flags::subtract;
-use crate::emulate::operands::memory_segment;
+use crate::emulate::length::MAX_LENGTH;
+use crate::emulate::mode::{CodeSize, Mode};
 use anchorite_addr::Gva;
-use anchorite_vcpu::{Gpr, Rflags, SegmentRegister};
-use iced_x86::{Mnemonic, OpKind, Register};
+use anchorite_vcpu::{Gpr, Registers, Rflags, SegmentRegister};
+
+/// The REPNE prefix.
+const REPNE: u8 = 0xf2;
 
 /// One element's work.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,85 +29,104 @@ enum Element {
     Output,
 }
 
-/// A string instruction's operands.
+/// A string instruction.
 #[derive(Clone, Copy)]
-struct Strings {
+pub(super) struct Strings {
     element: Element,
+    /// Bytes of an element: 1, 2, 4 or 8.
     size: u8,
     address_bytes: u8,
     /// Segment of the source; the destination's is always ES.
     source: SegmentRegister,
+    /// The prefix that repeats it, 0xf2 or 0xf3.
+    repeat: Option<u8>,
+    length: u8,
 }
 
-impl<E: Environment> Step<'_, E> {
-    pub(super) fn string(&mut self) -> Result<Flow, Fault> {
-        let strings = self.strings()?;
-        let repeated = self.instruction.has_rep_prefix() || self.instruction.has_repne_prefix();
-        if !repeated {
+impl Strings {
+    /// The instruction at the start of `bytes`, if it is a string instruction.
+    pub(super) fn decode(bytes: &[u8], code: CodeSize) -> Option<Self> {
+        let bytes = &bytes[..bytes.len().min(MAX_LENGTH)];
+        let mut cursor = Cursor::new(bytes, 0, code);
+        let opcode = cursor.skip_prefixes()?;
+        let element = match opcode {
+            0x6c | 0x6d => Element::Input,
+            0x6e | 0x6f => Element::Output,
+            0xa4 | 0xa5 => Element::Move,
+            0xa6 | 0xa7 => Element::Compare,
+            0xaa | 0xab => Element::Store,
+            0xac | 0xad => Element::Load,
+            0xae | 0xaf => Element::Scan,
+            _ => return None,
+        };
+        if cursor.lock {
+            return None;
+        }
+        // REX.W does not widen a port.
+        let size = match (opcode & 1, element) {
+            (0, _) => 1,
+            (_, Element::Input | Element::Output) => cursor.word_bytes(),
+            _ if cursor.is_wide() => 8,
+            _ => cursor.word_bytes(),
+        };
+        Some(Self {
+            element,
+            size,
+            address_bytes: cursor.address_bytes(),
+            source: cursor.segment.unwrap_or(SegmentRegister::Ds),
+            repeat: cursor.repeat,
+            length: cursor.position as u8,
+        })
+    }
+
+    /// Whether it writes memory again and again: STOS or MOVS with a REP prefix.
+    pub(super) fn is_repeated_store(self) -> bool {
+        self.repeat.is_some() && matches!(self.element, Element::Move | Element::Store)
+    }
+
+    /// Executes it. What finished iterations did stands in `registers`.
+    pub(super) fn execute<E: Environment>(
+        self,
+        registers: &mut Registers,
+        mode: Mode,
+        environment: &mut E,
+    ) -> Result<Flow, Fault> {
+        let next = registers.rip.wrapping_add(self.length.into());
+        StringStep { strings: self, next, mode, registers, environment }.run()
+    }
+}
+
+/// A string instruction on its way.
+struct StringStep<'a, E> {
+    strings: Strings,
+    /// Where the next instruction lies.
+    next: u64,
+    mode: Mode,
+    registers: &'a mut Registers,
+    environment: &'a mut E,
+}
+
+impl<E: Environment> StringStep<'_, E> {
+    fn run(&mut self) -> Result<Flow, Fault> {
+        let strings = self.strings;
+        if strings.repeat.is_none() {
             self.element(strings)?;
-            return Ok(Flow::Next);
+            return Ok(Flow::Jump(self.next));
         }
 
         for _ in 0..MAX_ITERATIONS {
             if self.count(strings) == 0 {
-                return Ok(Flow::Next);
+                return Ok(Flow::Jump(self.next));
             }
             if let Err(fault) = self.element(strings) {
                 return Ok(Flow::Partial(Some(fault)));
             }
             self.advance(Gpr::Rcx, strings, u64::MAX);
-            if self.count(strings) == 0 || self.ends_early(strings.element) {
-                return Ok(Flow::Next);
+            if self.count(strings) == 0 || self.ends_early(strings) {
+                return Ok(Flow::Jump(self.next));
             }
         }
         Ok(Flow::Partial(None))
-    }
-
-    fn strings(&self) -> Result<Strings, Fault> {
-        use Mnemonic as M;
-        let (element, size) = match self.instruction.mnemonic() {
-            M::Movsb => (Element::Move, 1),
-            M::Movsw => (Element::Move, 2),
-            M::Movsd => (Element::Move, 4),
-            M::Movsq => (Element::Move, 8),
-            M::Stosb => (Element::Store, 1),
-            M::Stosw => (Element::Store, 2),
-            M::Stosd => (Element::Store, 4),
-            M::Stosq => (Element::Store, 8),
-            M::Lodsb => (Element::Load, 1),
-            M::Lodsw => (Element::Load, 2),
-            M::Lodsd => (Element::Load, 4),
-            M::Lodsq => (Element::Load, 8),
-            M::Scasb => (Element::Scan, 1),
-            M::Scasw => (Element::Scan, 2),
-            M::Scasd => (Element::Scan, 4),
-            M::Scasq => (Element::Scan, 8),
-            M::Cmpsb => (Element::Compare, 1),
-            M::Cmpsw => (Element::Compare, 2),
-            M::Cmpsd => (Element::Compare, 4),
-            M::Cmpsq => (Element::Compare, 8),
-            M::Insb => (Element::Input, 1),
-            M::Insw => (Element::Input, 2),
-            M::Insd => (Element::Input, 4),
-            M::Outsb => (Element::Output, 1),
-            M::Outsw => (Element::Output, 2),
-            M::Outsd => (Element::Output, 4),
-            _ => return Err(Fault::Unsupported),
-        };
-        let source = memory_segment(self.instruction, self.mode.code);
-        Ok(Strings { element, size, address_bytes: self.string_address_bytes(), source })
-    }
-
-    fn string_address_bytes(&self) -> u8 {
-        let kinds = [self.instruction.op0_kind(), self.instruction.op1_kind()];
-        let has = |wanted: [OpKind; 2]| kinds.iter().any(|kind| wanted.contains(kind));
-        if has([OpKind::MemorySegSI, OpKind::MemoryESDI]) {
-            2
-        } else if has([OpKind::MemorySegESI, OpKind::MemoryESEDI]) {
-            4
-        } else {
-            8
-        }
     }
 
     fn element(&mut self, strings: Strings) -> Result<(), Fault> {
@@ -127,7 +151,7 @@ impl<E: Environment> Step<'_, E> {
     }
 
     fn store_element(&mut self, strings: Strings) -> Result<(), Fault> {
-        let value = self.register(accumulator(strings.size))?;
+        let value = Part::ACCUMULATOR.value(self.registers, strings.size);
         let to = self.destination(strings, Access::Write)?;
         self.environment.store(to, strings.size, value)?;
         self.advance_destination(strings);
@@ -136,15 +160,15 @@ impl<E: Environment> Step<'_, E> {
 
     fn load_element(&mut self, strings: Strings) -> Result<(), Fault> {
         let value = self.load_source(strings)?;
-        self.set_register(accumulator(strings.size), value)?;
+        Part::ACCUMULATOR.set(self.registers, strings.size, value);
         self.advance_source(strings);
         Ok(())
     }
 
     fn scan_element(&mut self, strings: Strings) -> Result<(), Fault> {
-        let left = self.register(accumulator(strings.size))?;
+        let left = Part::ACCUMULATOR.value(self.registers, strings.size);
         let right = self.load_destination(strings)?;
-        self.set_flags(subtract(left, right, false, strings.size));
+        self.compare(left, right, strings);
         self.advance_destination(strings);
         Ok(())
     }
@@ -152,7 +176,7 @@ impl<E: Environment> Step<'_, E> {
     fn compare_element(&mut self, strings: Strings) -> Result<(), Fault> {
         let left = self.load_source(strings)?;
         let right = self.load_destination(strings)?;
-        self.set_flags(subtract(left, right, false, strings.size));
+        self.compare(left, right, strings);
         self.advance_source(strings);
         self.advance_destination(strings);
         Ok(())
@@ -204,7 +228,7 @@ impl<E: Environment> Step<'_, E> {
     /// Bytes to the next element, downwards with the direction flag set.
     fn stride(&self, strings: Strings) -> u64 {
         let size = u64::from(strings.size);
-        if self.has_flag(Rflags::DF) { size.wrapping_neg() } else { size }
+        if self.registers.rflags & Rflags::DF.bits() != 0 { size.wrapping_neg() } else { size }
     }
 
     fn count(&self, strings: Strings) -> u64 {
@@ -224,10 +248,16 @@ impl<E: Environment> Step<'_, E> {
         self.registers[register] = kept | new;
     }
 
+    fn compare(&mut self, left: u64, right: u64, strings: Strings) {
+        let difference = subtract(left, right, false, strings.size);
+        self.registers.rflags = difference.apply(self.registers.rflags);
+    }
+
     /// Whether REPE or REPNE ends a comparison; the other instructions only count.
-    fn ends_early(&self, element: Element) -> bool {
-        let compares = matches!(element, Element::Scan | Element::Compare);
-        compares && self.has_flag(Rflags::ZF) == self.instruction.has_repne_prefix()
+    fn ends_early(&self, strings: Strings) -> bool {
+        let compares = matches!(strings.element, Element::Scan | Element::Compare);
+        let equal = self.registers.rflags & Rflags::ZF.bits() != 0;
+        compares && equal == (strings.repeat == Some(REPNE))
     }
 
     fn port(&self) -> u16 {
@@ -235,11 +265,18 @@ impl<E: Environment> Step<'_, E> {
     }
 }
 
-const fn accumulator(size: u8) -> Register {
-    match size {
-        1 => Register::AL,
-        2 => Register::AX,
-        4 => Register::EAX,
-        _ => Register::RAX,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_stos_and_movs_with_a_repeat_prefix_are_repeated_stores() {
+        let decode = |bytes: &[u8]| Strings::decode(bytes, CodeSize::Bits64);
+        let repeats = |bytes: &[u8]| decode(bytes).is_some_and(Strings::is_repeated_store);
+        assert!(repeats(&[0xf3, 0x48, 0xab]) && repeats(&[0xf3, 0xa4]) && repeats(&[0xf2, 0xaa]));
+        // STOSQ alone; REP LODSB; REP SCASB; MOV; nothing.
+        for other in [&[0x48, 0xab][..], &[0xf3, 0xac], &[0xf3, 0xae], &[0x48, 0x89, 0x07], &[]] {
+            assert!(!repeats(other), "{other:x?}");
+        }
     }
 }

@@ -27,6 +27,10 @@ pub(super) fn decode(bytes: &[u8], rip: u64, code: CodeSize) -> Result<Intercept
 
 fn one_byte(cursor: &mut Cursor<'_>) -> Option<Operation> {
     let opcode = cursor.skip_prefixes()?;
+    // None of the instructions here takes LOCK.
+    if cursor.lock {
+        return None;
+    }
     Some(match opcode {
         0x0f => return two_byte(cursor),
         0xf4 => Operation::Halt,
