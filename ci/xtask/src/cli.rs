@@ -84,6 +84,9 @@ pub(crate) struct GuestArgs {
     /// Zap all shadow pages N times a second while the guest runs
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub(crate) zap_rate: u32,
+    /// Check the shadow engine's invariants when the guest has ended
+    #[arg(long)]
+    pub(crate) audit: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -144,6 +144,7 @@ fn options<'a>(args: &'a GuestArgs, guest: &Guest) -> Options<'a> {
         zap: args.zap.as_deref(),
         shadow_pages: args.shadow_pages,
         zap_rate: args.zap_rate,
+        audit: args.audit,
         kind: args.kind.as_deref(),
         devices: args.devices.of_image(),
         reset_passes: args.reset_is == ResetIs::Pass,

@@ -172,6 +172,8 @@ fn arguments(cell: &Cell) -> RunArgs {
             zap: run.zap.clone(),
             shadow_pages: run.shadow_pages,
             zap_rate: run.zap_rate,
+            // Every run of the matrix: an invariant that nobody checks is none.
+            audit: true,
         },
         cpu: Some(cell.cpu),
         on: Some(cell.on),

@@ -88,6 +88,8 @@ pub struct Options<'a> {
     /// The run ends well once the guest has printed this text, in which [`crate::text`] hides
     /// blanks.
     pub until: Option<&'a str>,
+    /// Check the shadow engine's invariants when the guest has ended: slow.
+    pub audit: bool,
     /// RAM is all zero at the start, as in an emulator: the guest's need not be cleared.
     pub zeroed: bool,
     /// The TSC counts instructions (QEMU's -icount), so that waits are exact however short.
@@ -113,6 +115,7 @@ impl Default for Options<'_> {
             until: None,
             zeroed: false,
             counted: false,
+            audit: false,
             tsc_mhz: None,
         }
     }
@@ -142,7 +145,7 @@ impl fmt::Display for OptionError<'_> {
         match self {
             Self::Unknown { word } => write!(
                 f,
-                "unknown option {word:?}; known are mmu=, mem=, timeout=, json=, zap=, shadow_pages=, zap_rate=, hide=, kind=, devices=, reset=, until=, zeroed=, counted=, -freq"
+                "unknown option {word:?}; known are mmu=, mem=, timeout=, json=, zap=, shadow_pages=, zap_rate=, hide=, kind=, devices=, reset=, until=, audit=, zeroed=, counted=, -freq"
             ),
             Self::BadValue { name, value, expected } => {
                 write!(f, "option {name}={value:?} is not {expected}")
@@ -187,6 +190,7 @@ impl<'a> Options<'a> {
             "reset" => self.reset_passes = reset(value)?,
             "until" => self.until = Some(value),
             "zeroed" => self.zeroed = number(value, "zeroed", 0..=1)? == 1,
+            "audit" => self.audit = number(value, "audit", 0..=1)? == 1,
             "counted" => self.counted = number(value, "counted", 0..=1)? == 1,
             _ => return Err(OptionError::Unknown { word }),
         }
@@ -225,7 +229,7 @@ fn number<'a>(
     let expected = match name {
         "mem" => "a number of MiB, 2 to 1048576",
         "timeout" => "a number of seconds, 1 to 16777216",
-        "json" | "zeroed" | "counted" => "0 or 1",
+        "json" | "audit" | "zeroed" | "counted" => "0 or 1",
         "zap_rate" => "a number of zaps a second, at most 1000000",
         "shadow_pages" => "a number of pages, at most 16777216",
         _ => "a number of MHz, 1 to 65535",
@@ -270,6 +274,9 @@ impl fmt::Display for Options<'_> {
         if self.zeroed {
             f.write_str(" zeroed=1")?;
         }
+        if self.audit {
+            f.write_str(" audit=1")?;
+        }
         if self.counted {
             f.write_str(" counted=1")?;
         }
@@ -303,6 +310,7 @@ mod tests {
             until: Some("Pass%201"),
             zeroed: true,
             counted: true,
+            audit: true,
             tsc_mhz: Some(1000),
         };
         assert_eq!(Options::parse(&options.to_string()), Ok(options));

@@ -1,10 +1,11 @@
 //! Puts the guest into the machine: memory slots, the file, the first registers.
 
 use crate::failure::Failure;
+use alloc::string::String;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use anchorite_abi::{DeviceSet, Options, TSC_KHZ_WORD};
-use anchorite_addr::{Gfn, Gpa, PAGE_BYTES};
+use anchorite_addr::{Gpa, PAGE_BYTES};
 use anchorite_loader::{self as loader, Entry, Guest, Kind, MemoryRange, OutsideRam, RangeKind};
 use anchorite_platform::clock;
 use anchorite_platform::host::HermitHost;
@@ -19,6 +20,7 @@ use anchorite_vmm::start::{StartMode, StartState};
 use anchorite_vmm::translation::{Shadow, Translation};
 use anchorite_vmm::{devices, firmware};
 use core::fmt::Write;
+use core::num::NonZeroU64;
 
 /// RAM that a PC's memory map shows below 1 MiB.
 const LOW_RAM_BYTES: u64 = 0x9_fc00;
@@ -34,6 +36,26 @@ pub(crate) fn load<'a, B: Vcpu, T: Translation>(
     ram: &GuestRam,
     options: &Options<'a>,
 ) -> Result<(), Failure<'a>> {
+    let begun = clock::now();
+    for slot in slots(ram) {
+        machine.add_slot(slot)?;
+    }
+    machine.account_creation(clock::now().wrapping_sub(begun));
+    let hertz = machine.host().hertz();
+    let (state, notes) = place(machine.memory(), ram.bytes(), hertz, options)?;
+    let _ = machine.host().console().write_str(&notes);
+    machine.start(&state)?;
+    Ok(())
+}
+
+/// Places the guest and its modules in `memory`; returns its start state and what there
+/// is to say. Not generic, so that the loader is in the image once.
+fn place<'a>(
+    memory: &mut GuestMemory<GuestRam>,
+    ram_bytes: u64,
+    hertz: NonZeroU64,
+    options: &Options<'a>,
+) -> Result<(StartState, String), Failure<'a>> {
     let mut files = modules();
     let file = files.next().ok_or(Failure::NoGuest)?;
     let modules: Vec<_> = files
@@ -43,7 +65,7 @@ pub(crate) fn load<'a, B: Vcpu, T: Translation>(
             command_line: module.arguments,
         })
         .collect();
-    let khz = machine.host().hertz().get() / 1_000;
+    let khz = hertz.get() / 1_000;
     let command_line = file.arguments.replace(TSC_KHZ_WORD, &khz.to_string());
     let guest = Guest {
         kind: kind(options)?,
@@ -53,23 +75,20 @@ pub(crate) fn load<'a, B: Vcpu, T: Translation>(
         modules: &modules,
     };
 
-    let begun = clock::now();
-    add_slots(machine, ram)?;
-    machine.account_creation(clock::now().wrapping_sub(begun));
-    let map = memory_map(ram.bytes());
+    let map = memory_map(ram_bytes);
     if !options.zeroed {
-        clear(machine.memory(), ram.bytes());
+        clear(memory, ram_bytes);
     }
     for (at, bytes) in firmware::tables(options.devices) {
         // Where a machine has not even that memory, a kernel finds no tables.
-        let _ = machine.memory().place(at, &bytes);
+        let _ = memory.place(at, &bytes);
     }
-    let loaded = loader::load(&guest, &mut LoaderView { memory: machine.memory(), map: &map })?;
+    let loaded = loader::load(&guest, &mut LoaderView { memory, map: &map })?;
+    let mut notes = String::new();
     for note in &loaded.notes {
-        let _ = writeln!(machine.host().console(), "anchorite: {}: {note}", guest.name);
+        let _ = writeln!(notes, "anchorite: {}: {note}", guest.name);
     }
-    machine.start(&start_state(&loaded.entry))?;
-    Ok(())
+    Ok((start_state(&loaded.entry), notes))
 }
 
 /// The devices that `options` ask for, on a machine with `ram`.
@@ -137,24 +156,18 @@ fn kind<'a>(options: &Options<'a>) -> Result<Kind, Failure<'a>> {
 
 /// One slot below the device hole, which also backs the video memory and the BIOS
 /// area, and one above 4 GiB for the rest.
-fn add_slots<B: Vcpu, T: Translation>(
-    machine: &mut Machine<B, T, HermitHost>,
-    ram: &GuestRam,
-) -> Result<(), Failure<'static>> {
+fn slots(ram: &GuestRam) -> impl Iterator<Item = Memslot> {
     let below = ram.bytes().min(DEVICE_HOLE);
-    let host = ram.start().frame();
-    let slot = |id, first: u64, offset: u64, bytes: u64| Memslot {
+    let start = ram.start();
+    let slot = move |(id, first, offset, bytes)| Memslot {
         id: SlotId(id),
         first: Gpa::new(first).frame(),
         frames: bytes / PAGE_BYTES,
-        host: ram.start().wrapping_add(offset).frame(),
+        host: start.wrapping_add(offset).frame(),
         read_only: false,
     };
-    machine.add_slot(Memslot { first: Gfn::new(0), host, ..slot(0, 0, 0, below) })?;
-    if ram.bytes() > below {
-        machine.add_slot(slot(1, ABOVE_HOLE, below, ram.bytes() - below))?;
-    }
-    Ok(())
+    let slots = [(0, 0, 0, below), (1, ABOVE_HOLE, below, ram.bytes() - below)];
+    slots.into_iter().filter(|(.., bytes)| *bytes > 0).map(slot)
 }
 
 /// The memory map of a PC with `bytes` of RAM.

@@ -10,6 +10,7 @@ use anchorite_vmm::action::Outcome;
 use anchorite_vmm::bench::JSON_PREFIX;
 use anchorite_vmm::counters::Counters;
 use anchorite_vmm::machine::Machine;
+use anchorite_vmm::samples::Samples;
 use anchorite_vmm::screen;
 use anchorite_vmm::translation::Translation;
 use core::fmt::Write;
@@ -37,12 +38,18 @@ pub(crate) fn end<B: Vcpu, T: Translation>(
     options: &Options<'_>,
     boot_ticks: u64,
 ) -> u8 {
-    let verdict = outcome.verdict();
+    let audited = if options.audit { machine.audit() } else { Ok(()) };
+    let verdict = match &audited {
+        Ok(()) => outcome.verdict(),
+        Err(reason) => Verdict::Error { reason },
+    };
     let mut text = String::new();
     let _ = screen::write(machine.memory(), &mut text);
-    let _ = write_table(machine, boot_ticks, &mut text);
+    let translation = machine.translation().counters();
+    let _ = write_table(machine.counters(), &translation, boot_ticks, &mut text);
     if options.json {
-        let _ = write_json(machine, &verdict, boot_ticks, &mut text);
+        let counted = (machine.counters(), &translation[..], machine.samples());
+        let _ = write_json(counted, &verdict, boot_ticks, &mut text);
     }
     let console = machine.host().console();
     let _ = write!(console, "\n{text}");
@@ -50,13 +57,14 @@ pub(crate) fn end<B: Vcpu, T: Translation>(
     verdict.exit_status()
 }
 
-fn write_table<B: Vcpu, T: Translation>(
-    machine: &Machine<B, T, HermitHost>,
+fn write_table(
+    counters: &Counters,
+    translation: &[(&str, u64)],
     boot_ticks: u64,
     out: &mut String,
 ) -> core::fmt::Result {
-    machine.counters().write_table(out)?;
-    Counters::write_translation(&machine.translation().counters(), out)?;
+    counters.write_table(out)?;
+    Counters::write_translation(translation, out)?;
     writeln!(
         out,
         "first guest instruction {} ticks after the boot loader; {} ticks a second",
@@ -65,16 +73,16 @@ fn write_table<B: Vcpu, T: Translation>(
     )
 }
 
-fn write_json<B: Vcpu, T: Translation>(
-    machine: &Machine<B, T, HermitHost>,
+fn write_json(
+    (counters, translation, samples): (&Counters, &[(&str, u64)], &Samples),
     verdict: &Verdict<'_>,
     boot_ticks: u64,
     out: &mut String,
 ) -> core::fmt::Result {
     out.push_str(JSON_PREFIX);
-    machine.counters().write_json(0, &machine.translation().counters(), out)?;
+    counters.write_json(0, translation, out)?;
     out.push('\n');
-    machine.samples().write_json(JSON_PREFIX, out)?;
+    samples.write_json(JSON_PREFIX, out)?;
     writeln!(
         out,
         "{JSON_PREFIX}{{\"schema\":1,\"record\":\"run\",\"status\":{},\"boot_ticks\":{},\"ticks_per_second\":{}}}",

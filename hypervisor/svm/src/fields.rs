@@ -221,32 +221,26 @@ pub(crate) enum TlbControl {
     FlushAsid = 3,
 }
 
-/// Writes every field as a `name = value` line.
-macro_rules! dump_fields {
-    ($vmcb:expr, $out:expr; $($area:ident: $($field:ident)*;)*) => {{
-        $($(writeln!($out, "{} = {:#x}", stringify!($field), get!($vmcb, $area.$field))?;)*)*
-        Ok(())
-    }};
+/// Every field's name and value.
+macro_rules! field_values {
+    ($vmcb:expr; $($area:ident: $($field:ident)*;)*) => {
+        [$($((stringify!($field), u64::from(get!($vmcb, $area.$field))),)*)*]
+    };
 }
 
-/// Writes every segment as a line.
-macro_rules! dump_segments {
-    ($vmcb:expr, $out:expr; $($field:ident)*) => {{
-        $({
-            let VmcbSegment { selector, attributes, limit, base } = get!($vmcb, save.$field);
-            writeln!(
-                $out,
-                "{} = {selector:#x} base {base:#x} limit {limit:#x} attributes {attributes:#x}",
-                stringify!($field)
-            )?;
-        })*
-    }};
+/// Every segment's name and value.
+macro_rules! segment_values {
+    ($vmcb:expr; $($field:ident)*) => { [$((stringify!($field), get!($vmcb, save.$field)),)*] };
 }
 
 /// The block as lines, by the names of the fields here.
 pub(crate) fn dump(vmcb: &VmcbRef, out: &mut dyn fmt::Write) -> fmt::Result {
-    dump_segments!(vmcb, out; es cs ss ds fs gs gdtr ldtr idtr tr);
-    dump_fields!(vmcb, out;
+    for (name, segment) in segment_values!(vmcb; es cs ss ds fs gs gdtr ldtr idtr tr) {
+        let VmcbSegment { selector, attributes, limit, base } = segment;
+        write!(out, "{name} = {selector:#x} base {base:#x} limit {limit:#x}")?;
+        writeln!(out, " attributes {attributes:#x}")?;
+    }
+    let fields = field_values!(vmcb;
         control: exit_code exit_info_1 exit_info_2 exit_int_info event_injection next_rip;
         control: cr_reads cr_writes dr_reads dr_writes exceptions misc1 misc2 misc3;
         control: iopm_base msrpm_base tsc_offset asid tlb_control clean;
@@ -254,5 +248,9 @@ pub(crate) fn dump(vmcb: &VmcbRef, out: &mut dyn fmt::Write) -> fmt::Result {
         control: nested_control nested_cr3 lbr_control;
         save: rip rsp rax rflags cpl cr0 cr2 cr3 cr4 efer dr6 dr7 g_pat debug_ctl;
         save: star lstar cstar sfmask kernel_gs_base sysenter_cs sysenter_esp sysenter_eip;
-    )
+    );
+    for (name, value) in fields {
+        writeln!(out, "{name} = {value:#x}")?;
+    }
+    Ok(())
 }

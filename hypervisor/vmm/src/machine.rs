@@ -15,6 +15,7 @@ use crate::samples::Samples;
 use crate::start::StartState;
 use crate::translation::Translation;
 use crate::until::Until;
+use alloc::string::String;
 use anchorite_addr::Gfn;
 use anchorite_shadow::Registers as PagingRegisters;
 use anchorite_vcpu::{ControlRegister, Cr4, Vcpu, Vector};
@@ -201,6 +202,14 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// The translation.
     pub const fn translation(&self) -> &T {
         &self.translation
+    }
+
+    /// Checks that the translation is as it must be; see [`Translation::audit`].
+    pub fn audit(&mut self) -> Result<(), String> {
+        while let Some(write) = self.memory.writes().take() {
+            self.translation.guest_wrote(write);
+        }
+        self.translation.audit()
     }
 
     /// What the exits were and cost.

@@ -153,6 +153,7 @@ impl Bench {
                 zap: self.zap.clone(),
                 shadow_pages: self.shadow_pages,
                 zap_rate: 0,
+                audit: false,
             },
             cpu: Some(Cpu::Amd),
             on: Some(On::Qemu),

@@ -6,6 +6,7 @@
 
 use super::{Entry, FaultOutcome, Nested, OutOfTables, Shadow, TableFrames, Translation};
 use crate::memory::{GuestWrite, Memslots, SlotChange};
+use alloc::string::String;
 use alloc::vec::Vec;
 use anchorite_addr::{Gpa, Gva};
 use anchorite_shadow::{Access, Cr0, Invpcid, RegisterFault, Registers, ShadowMmu, Usage};
@@ -182,6 +183,10 @@ impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Translation for Combined<F, 
 
     fn follows_paging(&self) -> bool {
         matches!(self.tables, Tables::Both(_))
+    }
+
+    fn audit(&mut self) -> Result<(), String> {
+        self.shadow_mut().map_or(Ok(()), Shadow::audit)
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -13,6 +13,7 @@ pub use nested::{Nested, NestedStats, TableFrames};
 pub use shadow::Shadow;
 
 use crate::memory::{GuestWrite, Memslots, SlotChange};
+use alloc::string::String;
 use alloc::vec::Vec;
 use anchorite_addr::{Gpa, Gva};
 use anchorite_shadow::{Access, Invpcid, PageFault, RegisterFault, Registers, Usage};
@@ -77,6 +78,12 @@ pub trait Translation {
     /// What it did and holds, by the names that `kvm_stat` uses where it has one. None
     /// that the machine counts itself.
     fn counters(&self) -> Vec<(&'static str, u64)>;
+
+    /// Checks every invariant of the tables and that no frame was lost; says which is
+    /// broken. Slow: reads everything.
+    fn audit(&mut self) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Shadow pages in service; 0 where there are none.
     fn shadow_pages(&self) -> u32 {

@@ -6,11 +6,13 @@
 
 use super::{Entry, FaultOutcome, OutOfTables, Translation};
 use crate::memory::{GuestWrite, Memslot, Memslots, SlotChange, SlotId};
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use anchorite_addr::{Gpa, Gva};
 use anchorite_shadow::{
     self as engine, Access, AddVcpuError, EnterError, FlushPromise, Invpcid, RegisterFault,
-    Registers, RootFormat, ShadowMmu, SlotSpec, TlbFlush, Usage, VcpuId,
+    Registers, RootFormat, ShadowMmu, SlotSpec, TlbFlush, Usage, VcpuId, Violation,
 };
 use anchorite_vcpu::exit::NestedFault;
 use anchorite_vcpu::root::ShadowFormat;
@@ -236,6 +238,12 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
 
     fn unprotect(&mut self, gpa: Gpa) {
         self.outside().unshadow(gpa);
+    }
+
+    fn audit(&mut self) -> Result<(), String> {
+        self.outside().audit().map_err(|Violation { invariant, what, page, detail }| {
+            format!("invariant I{invariant} of shadow paging is broken: {what}, page {page}, {detail:#x}")
+        })
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
