@@ -166,6 +166,9 @@ pub(crate) struct ExperimentArgs {
     /// build measured here before is taken up anyway
     #[arg(long, value_name = "FILE")]
     pub(crate) resume: Option<PathBuf>,
+    /// Start no further run after so long, and report on those that are done
+    #[arg(long = "for", value_name = "MINUTES")]
+    pub(crate) minutes: Option<u64>,
     /// Where report, records and figures go [default: out/experiment]
     #[arg(long, value_name = "FOLDER")]
     pub(crate) out: Option<PathBuf>,

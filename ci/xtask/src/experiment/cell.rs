@@ -199,7 +199,6 @@ fn workloads(scale: u64) -> Vec<Cell> {
             .workload("reader", 64 * tables)
             .rounds(4),
         forks(part, "fork storm, zap each 8", scale),
-        Cell::rebuild(part, "slot remapped, 1×", "random", tables, 4).workload("remap", tables),
         Cell::rebuild(part, "idle before rebuild", "random", tables, 1).workload("idle", tables),
     ]
 }
@@ -279,11 +278,11 @@ impl Design {
     /// The whole of it.
     pub(super) fn full() -> Self {
         let mut cells = workloads(1);
+        cells.append(&mut splits());
+        cells.append(&mut frames(1024));
+        cells.append(&mut live(&[64, 1024, 4096, 16_384], 20_480));
         cells.append(&mut ratios(1024));
         cells.append(&mut rates(1024));
-        cells.append(&mut frames(1024));
-        cells.append(&mut splits());
-        cells.append(&mut live(&[64, 1024, 4096, 16_384], 20_480));
         Self { cells, seeds: 8, quick: false }
     }
 
@@ -311,7 +310,8 @@ impl Design {
     fn seeds_of(&self, cell: &Cell) -> u64 {
         match cell.part {
             Part::Verdict => self.seeds,
-            Part::Ratio | Part::Rate | Part::Live if !self.quick => self.seeds.min(4),
+            Part::Ratio | Part::Rate if !self.quick => self.seeds.min(3),
+            Part::Live if !self.quick && cell.tables < 10_000 => self.seeds.min(2),
             _ => 1,
         }
     }

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::Parser as _;
 use indicatif::ProgressBar;
@@ -68,7 +69,8 @@ pub(crate) fn experiment(workspace: &Workspace, args: &ExperimentArgs, from: &Pa
         println!("experiment: {resumed} runs taken from {}", file.display());
     }
     let runs: Vec<Run<'_>> = design.runs(&policies).collect();
-    let store = measure(&runs, store, jobs(args), &commit)?;
+    let deadline = args.minutes.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
+    let store = measure(&runs, store, (jobs(args), deadline), &commit)?;
     repeat(&runs, &store, &commit)?;
     let records: Vec<&Record> = runs.iter().filter_map(|run| store.get(&run.key())).collect();
     let out = args.out.as_ref().map_or_else(|| Path::new(OUT).join(GUEST), |out| from.join(out));
@@ -95,9 +97,15 @@ fn folder(commit: &str) -> Result<PathBuf> {
     Ok(Path::new(OUT).join(GUEST).join(store::fingerprint(commit, &files)?))
 }
 
-/// Runs what `store` does not have, `jobs` at a time. The first failure stops it, with all that
-/// is done kept.
-fn measure(runs: &[Run<'_>], store: Store, jobs: usize, commit: &str) -> Result<Store> {
+/// Runs what `store` does not have, `jobs` at a time, until the deadline. The first failure stops
+/// it, with all that is done kept.
+fn measure(
+    runs: &[Run<'_>],
+    store: Store,
+    (jobs, deadline): (usize, Option<Instant>),
+    commit: &str,
+) -> Result<Store> {
+    let in_time = || deadline.is_none_or(|deadline| Instant::now() < deadline);
     let left: Vec<&Run<'_>> = runs.iter().filter(|run| store.get(&run.key()).is_none()).collect();
     println!("experiment: {} runs, {} of them done", runs.len(), runs.len() - left.len());
     let bar = progress::bar(left.len());
@@ -108,6 +116,9 @@ fn measure(runs: &[Run<'_>], store: Store, jobs: usize, commit: &str) -> Result<
         for _ in 0..jobs {
             scope.spawn(|| {
                 while let Some(run) = left.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if !in_time() {
+                        break;
+                    }
                     if let Err(error) = one(run, &store, &bar, commit) {
                         next.store(left.len(), Ordering::Relaxed);
                         if let Ok(mut failure) = failure.lock() {
@@ -198,7 +209,13 @@ fn write(records: &[&Record], design: &Design, commit: &str, out: &Path) -> Resu
         figure.write(out, name)?;
         figures.push(name);
     }
-    let facts = Facts { commit: commit.into(), seeds: design.seeds, quick: design.quick, figures };
+    let facts = Facts {
+        commit: commit.into(),
+        seeds: design.seeds,
+        quick: design.quick,
+        done: [records.len(), design.runs(&Policy::ALL).count()],
+        figures,
+    };
     let report = out.join("report.md");
     fs::write(&report, report::report(records, &facts)).map_err(Error::io(&report))?;
     let lines: String = records

@@ -14,6 +14,8 @@ pub(super) struct Facts {
     pub(super) commit: String,
     pub(super) seeds: u64,
     pub(super) quick: bool,
+    /// Runs done, of how many.
+    pub(super) done: [usize; 2],
     /// Names of the figures' files.
     pub(super) figures: Vec<&'static str>,
 }
@@ -46,12 +48,13 @@ pub(super) fn report(records: &[&Record], facts: &Facts) -> String {
 }
 
 fn head(text: &mut String, facts: &Facts) {
-    let Facts { commit, seeds, quick, .. } = facts;
+    let Facts { commit, seeds, quick, done: [done, all], .. } = facts;
     let size = if *quick { "quick: small sizes, for a look and for CI" } else { "full" };
     let _ = writeln!(
         text,
         "# Does recycling stale shadow pages pay?\n\n\
-         Measured at commit {commit} ({size}), {seeds} seeds a comparison. QEMU TCG, AMD, `--mmu \
+         Measured at commit {commit} ({size}), {seeds} seeds a comparison, \
+         {done} of {all} runs. QEMU TCG, AMD, `--mmu \
          shadow`, one vCPU; the unit is **instructions executed** (`-icount shift=0`). Not in it: \
          cache and TLB misses; VMRUN counts as one. A run repeats to the byte.\n"
     );
@@ -141,11 +144,11 @@ fn clearing(records: &[&Record]) -> String {
         Some((most, median(&own, |record| record.zap_host[1])))
     };
     let mut parts = Vec::new();
-    if let (Some((most, tagged)), Some((_, batch))) = (zap(Policy::Tagged), zap(Policy::Batch(10)))
-    {
+    if let Some((most, tagged)) = zap(Policy::Tagged) {
+        let batch = zap(Policy::Batch(10)).map(|(_, batch)| format!(", {batch} under `batch:10`"));
         parts.push(format!(
-            "A zap-all of {most} live tables takes {tagged} instructions under `tagged` and {batch} \
-             under `batch:10`"
+            "A zap-all of {most} live tables takes {tagged} instructions under `tagged`{}",
+            batch.unwrap_or_default()
         ));
     }
     let split = |policy: Policy, leaves: u64| {

@@ -17,8 +17,6 @@ pub(crate) enum Workload {
     Fork,
     /// Sleeps for `idle` microseconds, then touches every page once.
     Idle,
-    /// As [`Self::Loop`], but a memory slot is deleted and added in place of the plain zap.
-    Remap,
 }
 
 /// The order in which pages are touched.
@@ -124,7 +122,6 @@ fn workload(name: &str) -> Result<Workload, Wrong> {
         "reader" => Workload::Reader,
         "fork" => Workload::Fork,
         "idle" => Workload::Idle,
-        "remap" => Workload::Remap,
         _ => return Err(Wrong::Word { name: "workload" }),
     })
 }

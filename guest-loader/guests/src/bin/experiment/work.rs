@@ -85,7 +85,7 @@ impl Work {
     pub(crate) fn round(&mut self) {
         match self.plan.workload {
             Workload::Rebuild | Workload::Idle => self.rebuild(),
-            Workload::Loop | Workload::Remap => self.at_random(),
+            Workload::Loop => self.at_random(),
             Workload::Reader => self.again_and_again(),
             Workload::Fork => self.fork(),
         }
