@@ -59,8 +59,10 @@ impl Machine {
         let kvm = Kvm::new()?;
         let mut cpuid: CpuId = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
         hide_the_apic(&mut cpuid);
-        // The first machine of a system switches virtualization on; it is made and dropped here.
-        drop(kvm.create_vm()?.create_vcpu(0)?);
+        // The first machine of a system switches virtualization on. It stays: its end would go
+        // on in the background.
+        let first = kvm.create_vm()?;
+        std::mem::forget((first.create_vcpu(0)?, first));
         let begun = ticks();
         let vm = Vm { fd: kvm.create_vm()?, spare: spare.mapping().0, lightest };
         vm.set_limit(0)?;

@@ -83,7 +83,13 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// The same where the CPU does not tell the length.
     #[inline]
     fn skip_by_decoding(&mut self) -> ExitAction {
-        match self.decoded() {
+        let (linear, code) = self.linear_rip();
+        let known = self.recall(linear, code).and_then(|known| self.unchanged(known));
+        if let Some(&Intercepted { length, .. }) = known {
+            self.counters.fetch_hits += 1;
+            return ExitAction::SkipInstruction(length);
+        }
+        match self.decode_anew(linear, code) {
             Ok(instruction) => ExitAction::SkipInstruction(instruction.length),
             Err(action) => action,
         }
@@ -93,16 +99,24 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     #[inline]
     pub(crate) fn decoded(&mut self) -> Result<Intercepted, ExitAction> {
         let (linear, code) = self.linear_rip();
-        let host = self.memory.host();
-        if let Some(known) = self.recall(linear, code) {
-            if let Some((words, instruction)) = known.decoded {
-                if words.iter().all(|(word, value)| host.read_word(*word) == *value) {
-                    self.counters.fetch_hits += 1;
-                    return Ok(instruction);
-                }
-            }
+        if let Some(&instruction) =
+            self.recall(linear, code).and_then(|known| self.unchanged(known))
+        {
+            self.counters.fetch_hits += 1;
+            return Ok(instruction);
         }
         self.decode_anew(linear, code)
+    }
+
+    /// What a known instruction was decoded to, if its bytes are still the same.
+    #[inline]
+    fn unchanged<'a>(
+        &self,
+        known: &'a Known<<H::Memory as HostMemory>::Word>,
+    ) -> Option<&'a Intercepted> {
+        let (words, instruction) = known.decoded.as_ref()?;
+        let host = self.memory.host();
+        words.iter().all(|(word, value)| host.read_word(*word) == *value).then_some(instruction)
     }
 
     #[cold]
@@ -187,16 +201,24 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let current = known.linear == linear.as_u64()
             && known.code == code
             && known.registers.cr3 == cr3
-            && known.registers.cr0.bits() == self.vcpu.control(ControlRegister::Cr0)
-            && known.registers.cr4.bits() == self.vcpu.control(ControlRegister::Cr4)
-            && known.registers.efer.bits() == self.vcpu.control(ControlRegister::Efer)
-            && known.slots == self.memory.slots().generation();
+            && known.slots == self.memory.slots().generation()
+            && (code == CodeSize::Bits64 || self.same_paging(&known.registers));
         let host = self.memory.host();
         let holds = |(word, value): &(_, u64)| host.read_word(*word) == *value;
         if !current || !known.entries.as_ref().is_none_or(|entries| entries.iter().all(holds)) {
             return None;
         }
         Some(known)
+    }
+
+    /// Whether addresses are translated as when these registers held. Nothing of it can
+    /// change while 64-bit code runs, but for which bits are reserved: and the processor
+    /// has just fetched the instruction.
+    #[cold]
+    fn same_paging(&self, known: &Registers) -> bool {
+        known.cr0.bits() == self.vcpu.control(ControlRegister::Cr0)
+            && known.cr4.bits() == self.vcpu.control(ControlRegister::Cr4)
+            && known.efer.bits() == self.vcpu.control(ControlRegister::Efer)
     }
 
     /// Walks to `linear` and remembers how; its host address.

@@ -10,11 +10,16 @@ use anchorite_vcpu::exit::{Direction, IoExit};
 use anchorite_vcpu::{ControlRegister, Gpr, Vcpu};
 
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn io(&mut self, io: IoExit) -> ExitAction {
         if io.port == port::BENCH_LIGHTEST && io.direction == Direction::Out && !io.string {
             return self.skip_io(io);
         }
+        self.device_io(io)
+    }
+
+    #[inline(never)]
+    fn device_io(&mut self, io: IoExit) -> ExitAction {
         if io.string {
             return self.emulate("a string port instruction", None);
         }
