@@ -64,8 +64,6 @@ pub struct Counters {
     pub timed_zaps: u64,
     /// TLB flushes requested from the backend.
     pub tlb_flushes: u64,
-    /// Instruction lengths found by the walk remembered from the last one.
-    pub fetch_hits: u64,
     /// Instruction lengths that took a walk of the guest's tables.
     pub fetch_walks: u64,
 }
@@ -86,7 +84,6 @@ impl Default for Counters {
             unprotected: 0,
             timed_zaps: 0,
             tlb_flushes: 0,
-            fetch_hits: 0,
             fetch_walks: 0,
         }
     }

@@ -83,13 +83,10 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// The same where the CPU does not tell the length.
     #[inline]
     fn skip_by_decoding(&mut self) -> ExitAction {
-        let (linear, code) = self.linear_rip();
-        let known = self.recall(linear, code).and_then(|known| self.unchanged(known));
-        if let Some(&Intercepted { length, .. }) = known {
-            self.counters.fetch_hits += 1;
+        if let Some(&Intercepted { length, .. }) = self.known() {
             return ExitAction::SkipInstruction(length);
         }
-        match self.decode_anew(linear, code) {
+        match self.decode_anew() {
             Ok(instruction) => ExitAction::SkipInstruction(instruction.length),
             Err(action) => action,
         }
@@ -98,14 +95,18 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// The instruction at RIP. An error is what to do because there is none.
     #[inline]
     pub(crate) fn decoded(&mut self) -> Result<Intercepted, ExitAction> {
-        let (linear, code) = self.linear_rip();
-        if let Some(&instruction) =
-            self.recall(linear, code).and_then(|known| self.unchanged(known))
-        {
-            self.counters.fetch_hits += 1;
-            return Ok(instruction);
+        match self.known() {
+            Some(&instruction) => Ok(instruction),
+            None => self.decode_anew(),
         }
-        self.decode_anew(linear, code)
+    }
+
+    /// What the instruction at RIP was decoded to before, if that still holds. By
+    /// reference, so that whoever needs a part of it copies no more.
+    #[inline]
+    pub(crate) fn known(&self) -> Option<&Intercepted> {
+        let (linear, code) = self.linear_rip();
+        self.unchanged(self.recall(linear, code)?)
     }
 
     /// What a known instruction was decoded to, if its bytes are still the same.
@@ -120,7 +121,8 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     }
 
     #[cold]
-    fn decode_anew(&mut self, linear: Gva, code: CodeSize) -> Result<Intercepted, ExitAction> {
+    fn decode_anew(&mut self) -> Result<Intercepted, ExitAction> {
+        let (linear, code) = self.linear_rip();
         let bytes = self.instruction_bytes()?;
         let rip = self.vcpu.regs().rip;
         let instruction = intercepted(bytes.as_slice(), rip, code)
@@ -164,11 +166,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let (linear, code) = self.linear_rip();
         let there = (PAGE_BYTES - linear.page_offset()).min(MAX_LENGTH as u64) as usize;
         let at = match self.recall(linear, code) {
-            Some(known) => {
-                let host = known.host;
-                self.counters.fetch_hits += 1;
-                host
-            }
+            Some(known) => known.host,
             None => self.locate(linear, code).map_err(|error| self.fetch_failed(error))?,
         };
         let fetched = self.memory.host().read(at, &mut read.bytes[..there]);

@@ -19,10 +19,15 @@ impl CodeSize {
     /// The size of the code that a vCPU runs.
     #[inline]
     pub fn of(vcpu: &impl Vcpu) -> Self {
+        let long = vcpu.control(ControlRegister::Efer) & Efer::LMA.bits() != 0;
+        let code = vcpu.segment(SegmentRegister::Cs).attributes;
+        if long && code.contains(SegmentAttributes::LONG) {
+            return Self::Bits64;
+        }
         let cr0 = Cr0::from_bits_retain(vcpu.control(ControlRegister::Cr0));
         let virtual_8086 = vcpu.regs().rflags & Rflags::VM.bits() != 0;
-        if cr0.contains(Cr0::PE) && !virtual_8086 {
-            protected_code_size(vcpu)
+        if cr0.contains(Cr0::PE) && !virtual_8086 && code.contains(SegmentAttributes::DEFAULT_32) {
+            Self::Bits32
         } else {
             Self::Bits16
         }
@@ -88,18 +93,6 @@ impl Mode {
     /// addresses have 32 bits.
     pub const fn is_canonical(self, address: u64) -> bool {
         address.wrapping_add(1 << (self.linear_bits - 1)) >> self.linear_bits == 0
-    }
-}
-
-fn protected_code_size(vcpu: &impl Vcpu) -> CodeSize {
-    let long = vcpu.control(ControlRegister::Efer) & Efer::LMA.bits() != 0;
-    let code = vcpu.segment(SegmentRegister::Cs).attributes;
-    if long && code.contains(SegmentAttributes::LONG) {
-        CodeSize::Bits64
-    } else if code.contains(SegmentAttributes::DEFAULT_32) {
-        CodeSize::Bits32
-    } else {
-        CodeSize::Bits16
     }
 }
 

@@ -9,8 +9,8 @@
 use super::misc::hidden_instruction;
 use super::msr::{Refused, general_protection};
 use crate::action::{ExitAction, Stop};
-use crate::emulate::Operation;
 use crate::emulate::length::Place;
+use crate::emulate::{Intercepted, Operation};
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::translation::Translation;
@@ -97,6 +97,14 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         };
         if let (Some(access), Some(length)) = (told, self.vcpu.instruction_length()) {
             return Ok((access, length));
+        }
+        // The most frequent by far: a kernel switches address spaces.
+        if let Some(&Intercepted { operation: Operation::WriteControl { number, from }, length }) =
+            self.known()
+        {
+            if number == exit.number {
+                return Ok((Complete::Write(from), length));
+            }
         }
         let instruction = self.decoded()?;
         let access = match told {

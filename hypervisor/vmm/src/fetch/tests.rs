@@ -54,7 +54,7 @@ fn cpuid(machine: &mut FakeMachine) -> u64 {
 fn a_second_instruction_in_the_page_needs_no_second_walk() {
     let mut machine = long_mode(FakeVcpu::default());
     assert_eq!((cpuid(&mut machine), cpuid(&mut machine), cpuid(&mut machine)), (2, 2, 2));
-    assert_eq!((machine.counters.fetch_walks, machine.counters.fetch_hits), (1, 2));
+    assert_eq!(machine.counters.fetch_walks, 1);
 }
 
 #[test]
