@@ -15,6 +15,7 @@ mod nested_fault;
 mod page_fault;
 mod table_write;
 
+pub(crate) use io::is_lightest;
 pub(crate) use misc::hidden_instruction;
 pub(crate) use msr::general_protection;
 pub(crate) use table_write::Unprotected;
