@@ -341,7 +341,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     fn check_rmap(&self, slot: &Slot, gfn: u64, level: u8) -> Result<u64, Violation> {
         let index = slot.head_index(gfn, level);
         let tag = self.generation.tag();
-        let heads = slot.heads[index];
+        let heads = slot.heads.get(index);
         let first = gfn & !((1u64 << (9 * u32::from(level - 1))) - 1);
         let guarded = heads.count.get(tag) > 0;
         let mut found = 0;
@@ -394,7 +394,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             list.partition_point(|g| *g <= last) - list.partition_point(|g| *g < first)
         };
         let tag = self.generation.tag();
-        let count = |level| slot.heads[slot.head_index(gfn, level)].count.get(tag) as usize;
+        let count = |level| slot.heads.get(slot.head_index(gfn, level)).count.get(tag) as usize;
         let none = PageNo::NONE;
         let expected = within(tracked, gfn, gfn);
         check(count(1) == expected, 2, "tracked count", none, gfn)?;

@@ -21,6 +21,8 @@ pub(crate) enum Found {
     Current(PageNo),
     /// A page of an older one that no vCPU can still use.
     Stale(PageNo),
+    /// None but pages of older generations that may not be used yet.
+    Twin,
     /// Neither.
     None,
 }
@@ -73,8 +75,9 @@ impl Directory {
         let current = self.table.find(hash(gfn), |page| {
             let meta = &metas[page.index()];
             let same = meta.gfn == gfn && meta.role == role;
-            if same && meta.generation < safe {
-                stale = Found::Stale(*page);
+            if same && meta.generation != generation && !matches!(stale, Found::Stale(_)) {
+                let usable = meta.generation < safe;
+                stale = if usable { Found::Stale(*page) } else { Found::Twin };
             }
             same && meta.generation == generation
         });
@@ -107,6 +110,20 @@ impl Directory {
         self.table.insert_unique(hash(metas[page.index()].gfn), page, |other| {
             hash(metas[other.index()].gfn)
         });
+    }
+
+    /// As [`Self::insert`], in the place of a page with the same key, which goes further back:
+    /// a lookup of the current page then never passes the stale ones (H11).
+    #[cold]
+    pub(crate) fn insert_before(&mut self, metas: &[Meta], page: PageNo) {
+        let Meta { gfn, role, .. } = metas[page.index()];
+        let same = |other: &PageNo| {
+            let meta = &metas[other.index()];
+            meta.gfn == gfn && meta.role == role
+        };
+        let place = self.table.find_mut(hash(gfn), same);
+        let last = place.map_or(page, |place| core::mem::replace(place, page));
+        self.insert(metas, last);
     }
 
     /// Removes a page, if it is there.
@@ -156,7 +173,20 @@ mod tests {
         let metas = [meta(5, 1, 2)];
         let directory = directory(&metas);
         assert_eq!(directory.look_up(&metas, 5, metas[0].role, 4, 3), Found::Stale(PageNo(0)));
-        assert_eq!(directory.look_up(&metas, 5, metas[0].role, 4, 2), Found::None);
+        assert_eq!(directory.look_up(&metas, 5, metas[0].role, 4, 2), Found::Twin);
+        assert_eq!(directory.look_up(&metas, 6, metas[0].role, 4, 3), Found::None);
+    }
+
+    #[test]
+    fn a_page_takes_the_place_of_its_twin_so_that_it_is_found_first() {
+        let metas: Vec<Meta> = (1..20).map(|generation| meta(5, 1, generation)).collect();
+        let mut directory = Directory::new(metas.len()).expect("room");
+        for number in 0..metas.len() {
+            directory.insert_before(&metas, PageNo(number as u32));
+            let first = directory.table.iter_hash(hash(5)).next();
+            assert_eq!(first, Some(&PageNo(number as u32)));
+        }
+        assert_eq!(directory.len(), metas.len());
     }
 
     #[test]

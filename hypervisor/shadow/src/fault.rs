@@ -90,7 +90,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         gva: Gva,
         access: Access,
     ) -> FaultOutcome {
-        let Some(from) = self.deepest(id, gva) else {
+        let Some(from) = self.deepest::<F>(id, gva) else {
             return self.fault_without_root::<F>(id, gva, access);
         };
         let page = if self.pool.meta(from).role.level() == 1 {
@@ -195,19 +195,18 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// as the guest's entry changes. What the page shadows and with which rights, the page
     /// itself says, not the way here (I1, I6).
     #[inline]
-    fn deepest(&self, id: VcpuId, gva: Gva) -> Option<PageNo> {
+    fn deepest<F: GuestFormat>(&self, id: VcpuId, gva: Gva) -> Option<PageNo> {
         let root = self.vcpu(id).root_for(gva)?;
         let mut table = self.pool.table(root);
-        // The lowest bit of the index, among the address bits shifted by 9: a byte offset.
-        let mut shift = 9 * u32::from(self.pool.meta(root).role.level());
-        while shift > 9 {
-            let offset = gva.as_u64() >> shift & 0xff8;
+        // The root's level is the format's: with a constant bound the loop is unrolled.
+        for level in (2..=F::LEVELS).rev() {
+            // The index's lowest bit, among the address bits shifted by 9: a byte offset.
+            let offset = gva.as_u64() >> (9 * u32::from(level)) & 0xff8;
             let spte = self.machine.read_entry(table.wrapping_add(offset));
             if spte & (PRESENT | LARGE | INDIRECT) != PRESENT | INDIRECT {
                 break;
             }
             table = Hpa::new(spte & FRAME);
-            shift -= 9;
         }
         let page = self.pool.page_at(table.as_u64());
         if !self.is_current(page) {
@@ -297,7 +296,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
 
     fn may_be_large(&self, slot: &Slot, gfn: u64, level: u8) -> bool {
         let heads = slot.heads.get(slot.head_index(gfn, level));
-        let tables = heads.map_or(1, |heads| heads.count.get(self.generation.tag()));
+        let tables = heads.count.get(self.generation.tag());
         tables == 0 && slot.log.is_none() && slot.fits_large(gfn, level)
     }
 

@@ -156,7 +156,16 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
                 return Ok(page);
             }
             Found::Stale(page) => self.revive(page, gfn, role),
-            Found::None => self.make(gfn, role)?,
+            Found::None => {
+                let page = self.make(gfn, role)?;
+                self.directory.insert(&self.pool.metas, page);
+                page
+            }
+            Found::Twin => {
+                let page = self.make(gfn, role)?;
+                self.directory.insert_before(&self.pool.metas, page);
+                page
+            }
         };
         self.pool.push_back(List::Active, page);
         self.pool.active += 1;
@@ -212,7 +221,6 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     fn make(&mut self, gfn: u64, role: Role) -> Result<PageNo, Shortage> {
         let page = self.pool.take_ready().ok_or(Shortage::OutOfMemory)?;
         self.set_identity(page, gfn, role);
-        self.directory.insert(&self.pool.metas, page);
         Ok(page)
     }
 

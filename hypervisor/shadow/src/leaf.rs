@@ -42,7 +42,8 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let key = if control.pke { gpte & KEY } else { 0 };
         if gpte & PRESENT == 0
             || gpte & control.reserved[1][0] != 0
-            || forbidden(control, access, granted, key).is_some()
+            || !control.allows(access, granted)
+                && forbidden(control, access, granted, key).is_some()
         {
             return None;
         }
@@ -53,7 +54,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let frame = slot.host_of(gfn);
         let index = slot.head_index(gfn, 1);
         let reference = slot.reference(index);
-        let heads = slot.heads.get_mut(index)?;
+        let heads = slot.heads.frame_mut(index)?;
         let tracked = heads.count.get(tag) > 0;
         if write && tracked {
             return None;
@@ -137,7 +138,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let index = slot.head_index(gfn, 1);
         let (frame, reference) = (slot.host_of(gfn), slot.reference(index));
         let guarded = slot.read_only || slot.log.is_some();
-        let Some(heads) = slot.heads.get_mut(index) else {
+        let Some(heads) = slot.heads.frame_mut(index) else {
             return false;
         };
         let mut granted = rights(gpte) & role.access();

@@ -26,11 +26,16 @@ pub trait TableMemory {
     /// Stores `value` at `at` in one piece.
     fn write_entry(&mut self, at: Hpa, value: u64);
 
-    /// Zeroes the 64 bytes at `at`, which is 64-aligned.
+    /// Zeroes lines of the table at `table`: the 64 bytes at 64·n where bit n of `lines` is
+    /// set.
     #[inline]
-    fn clear_line(&mut self, at: Hpa) {
-        for word in 0..8 {
-            self.write_entry(at.wrapping_add(word * 8), 0);
+    fn clear_lines(&mut self, table: Hpa, mut lines: u64) {
+        while lines != 0 {
+            let line = table.wrapping_add(u64::from(lines.trailing_zeros()) * 64);
+            for word in 0..8 {
+                self.write_entry(line.wrapping_add(word * 8), 0);
+            }
+            lines &= lines - 1;
         }
     }
 

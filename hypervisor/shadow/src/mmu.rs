@@ -42,6 +42,8 @@ pub struct Mmu<M: Machine, P: ZapPolicy = Tagged, const TAG_BITS: u32 = 32> {
     pub(crate) removal_epoch: u64,
     /// The epoch that the latest zap-all opened.
     pub(crate) zap_epoch: u64,
+    /// Whether every unsync table is in step, and nobody can have written one since.
+    pub(crate) synced: bool,
     /// Whether a page exists whose table lies outside every slot, and is not tracked.
     pub(crate) untracked: bool,
     /// The sizes of guest entries that pages of this generation shadow: bit 0 for 8 bytes,
@@ -78,6 +80,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             tlb_dirty: false,
             removal_epoch: 0,
             zap_epoch: 0,
+            synced: false,
             untracked: false,
             entry_sizes: 0,
             stats: Stats::default(),

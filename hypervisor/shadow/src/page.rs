@@ -126,7 +126,8 @@ pub(crate) struct Meta {
     pub(crate) slab: u16,
     /// vCPUs that have it loaded as a root.
     pub(crate) pins: u16,
-    /// Writes to the guest table since a fault last came through here.
+    /// Upper levels: writes to the guest table since a fault last came through here. Unsync
+    /// leaf tables: lines compared in vain since the table last changed or got an entry.
     pub(crate) writes: u8,
     pub(crate) state: State,
     /// A leaf table that the guest may write without our knowing.

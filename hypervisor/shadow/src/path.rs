@@ -77,9 +77,9 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let host = self.slots.host_frame(table)?;
         let place = Hpa::new(host << 12 | F::index(gva, level) << F::ENTRY_SHIFT);
         let entry = F::read(&self.machine, place);
-        let at = usize::from(level & 7);
-        let large = entry & LARGE != 0 && *control.large.get(at)?;
-        if entry & PRESENT == 0 || large || entry & control.reserved.get(at)?[0] != 0 {
+        let at = usize::from(level % 8);
+        let large = entry & LARGE != 0 && control.large[at];
+        if entry & PRESENT == 0 || large || entry & control.reserved[at][0] != 0 {
             return None;
         }
         let table = (entry & F::ADDRESS) >> 12;
@@ -114,7 +114,8 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let control = &self.vcpus[id.index()].control;
         while let Some(next) = self.step::<F>(control, step.table, step.granted, level, gva) {
             if level == 1 {
-                return forbidden(control, access, next.granted, next.entry & KEY).is_none();
+                return control.allows(access, next.granted)
+                    || forbidden(control, access, next.granted, next.entry & KEY).is_none();
             }
             step = next;
             level -= 1;

@@ -54,6 +54,8 @@ struct SlabState {
 pub(crate) struct Pool {
     /// Address that page number 0 would have.
     origin: u64,
+    /// Most metadata there can be, sentinels included; as much is reserved.
+    pages: usize,
     pub(crate) metas: Vec<Meta>,
     slabs: Vec<SlabState>,
     reserve: [PageNo; RESERVE],
@@ -77,13 +79,15 @@ impl Pool {
             return Err(ConfigError::Arena { base, pages });
         }
         let count = (pages + FIRST_PAGE) as usize;
-        let slab_count = (pages / SLAB_PAGES) as usize;
+        let slab_count = pages.div_ceil(SLAB_PAGES) as usize;
         let mut metas = Vec::new();
         let mut slabs = Vec::new();
         metas.try_reserve_exact(count).map_err(|_| ConfigError::OutOfMemory)?;
         slabs.try_reserve_exact(slab_count).map_err(|_| ConfigError::OutOfMemory)?;
-        metas.resize(count, Meta::default());
+        // The rest is made as slabs are taken: a large arena costs nothing until it is used.
+        metas.resize(FIRST_PAGE as usize, Meta::default());
         let mut pool = Self {
+            pages: count,
             origin: base.as_u64().wrapping_sub(u64::from(FIRST_PAGE) * PAGE_BYTES),
             metas,
             slabs,
@@ -183,10 +187,10 @@ impl Pool {
     /// Appends the whole active list to the stale list, in a constant number of steps.
     #[inline]
     pub(crate) fn splice_active_to_stale(&mut self) {
-        let Some(first) = self.front(List::Active) else {
+        let Meta { next: first, prev: last, .. } = *self.meta(List::Active.sentinel());
+        if first == List::Active.sentinel() {
             return;
-        };
-        let last = self.meta(List::Active.sentinel()).prev;
+        }
         let stale = List::Stale.sentinel();
         let tail = self.meta(stale).prev;
         self.meta_mut(tail).next = first;
@@ -300,14 +304,9 @@ impl Pool {
     /// Zeroes those lines of a page's table that may hold entries.
     #[inline]
     pub(crate) fn clear<M: TableMemory>(&mut self, memory: &mut M, page: PageNo) {
-        let mut lines = self.meta(page).lines;
         let table = self.table(page);
-        while lines != 0 {
-            let line = lines.trailing_zeros();
-            memory.clear_line(table.wrapping_add(u64::from(line) * 64));
-            lines &= lines - 1;
-        }
-        self.meta_mut(page).lines = 0;
+        let lines = core::mem::take(&mut self.meta_mut(page).lines);
+        memory.clear_lines(table, lines);
     }
 
     // ---- slabs ---------------------------------------------------------------
@@ -322,28 +321,32 @@ impl Pool {
             memory.give_slab(slab);
             return false;
         };
+        let end = (first.0 + SLAB_PAGES) as usize;
+        if self.metas.len() < end {
+            self.metas.resize(end, Meta::default());
+        }
         self.slabs[usize::from(number)] =
-            SlabState { slab: Some(slab), first, free: BitArray::ZERO };
+            SlabState { slab: Some(slab), first, free: BitArray::new([u64::MAX]) };
         self.taken += SLAB_PAGES;
+        self.free += SLAB_PAGES;
         for page in (first.0..first.0 + SLAB_PAGES).map(PageNo) {
-            let meta = self.meta_mut(page);
-            meta.slab = number;
-            meta.lines = u64::MAX;
-            self.release(page);
+            let (state, lines) = (State::Free, u64::MAX);
+            *self.meta_mut(page) = Meta { state, slab: number, lines, ..Meta::default() };
+            self.push_back(List::Free, page);
         }
         true
     }
 
     /// The number of a slab's first page, if the slab lies where it may.
     fn first_of(&self, slab: &Slab) -> Option<PageNo> {
-        let offset = slab.base().as_u64().checked_sub(self.origin)?;
+        let offset = slab.base().as_u64().wrapping_sub(self.origin);
         let first = offset / PAGE_BYTES;
         let inside = first >= u64::from(FIRST_PAGE)
-            && first + u64::from(SLAB_PAGES) <= self.metas.len() as u64
+            && first + u64::from(SLAB_PAGES) <= self.pages as u64
             && offset % PAGE_BYTES == 0;
         let fresh = |first: usize| {
-            let pages = &self.metas[first..first + SLAB_PAGES as usize];
-            pages.iter().all(|meta| meta.state == State::Absent)
+            let pages = self.metas.iter().skip(first).take(SLAB_PAGES as usize);
+            pages.into_iter().all(|meta| meta.state == State::Absent)
         };
         (inside && fresh(first as usize)).then_some(PageNo(first as u32))
     }

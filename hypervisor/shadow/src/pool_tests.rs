@@ -24,8 +24,8 @@ impl TableMemory for Source {
 
     fn write_entry(&mut self, _at: Hpa, _value: u64) {}
 
-    fn clear_line(&mut self, _at: Hpa) {
-        self.lines += 1;
+    fn clear_lines(&mut self, _table: Hpa, lines: u64) {
+        self.lines += lines.count_ones() as usize;
     }
 }
 

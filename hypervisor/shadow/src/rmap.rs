@@ -67,7 +67,9 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             link.prev = node.0;
             self.set_link(next, link);
         }
-        self.pool.meta_mut(node.page()).lines |= line_of(node.entry());
+        let meta = self.pool.meta_mut(node.page());
+        meta.lines |= line_of(node.entry());
+        meta.writes = 0;
     }
 
     /// Takes the leaf entry `node` out of its rmap.
@@ -159,7 +161,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             return Node(0);
         };
         let index = slot.head_index(gfn, level);
-        let heads = slot.heads.get(index).copied().unwrap_or_default();
+        let heads = slot.heads.get(index);
         Node(heads.rmap.get(self.generation.tag()))
     }
 

@@ -213,14 +213,16 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     }
 
     /// Releases the vCPU's roots.
+    #[inline]
     pub(crate) fn unload(&mut self, id: VcpuId) {
-        let roots = self.vcpu(id).roots;
-        for page in roots.into_iter().filter(|page| !page.is_none()) {
-            let meta = self.pool.meta_mut(page);
-            meta.pins = meta.pins.saturating_sub(1);
+        let vcpu = &mut self.vcpus[id.index()];
+        for root in &mut vcpu.roots {
+            let page = core::mem::replace(root, PageNo::NONE);
+            if !page.is_none() {
+                let meta = self.pool.meta_mut(page);
+                meta.pins = meta.pins.saturating_sub(1);
+            }
         }
-        let vcpu = self.vcpu_mut(id);
-        vcpu.roots = [PageNo::NONE; 4];
         vcpu.loaded = false;
         vcpu.flush = TlbFlush::All;
     }
@@ -312,6 +314,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
                 Shortage::OutOfMemory => EnterError::OutOfMemory,
             })?;
         }
+        self.synced = false;
         let lagging = self.clock.enter(id);
         let table = self.pool.table(self.vcpu(id).roots[0]);
         let vcpu = self.vcpu_mut(id);

@@ -8,7 +8,7 @@ use anchorite_addr::{Gfn, Hfn};
 use bitvec::order::Lsb0;
 use bitvec::vec::BitVec;
 
-use crate::generation::Head;
+use crate::heads::{HeadTable, Heads, PART};
 
 /// A slot of one engine; made by `add_slot`. Numbers of deleted slots are used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,27 +74,6 @@ impl fmt::Display for SlotError {
 
 impl core::error::Error for SlotError {}
 
-/// The heads of a guest frame, or of a large range.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Heads {
-    /// First node of the list of sptes that map this range at this size.
-    pub(crate) rmap: Head,
-    /// 4 KiB: shadow pages in step with the table in this frame, which therefore must not
-    /// be writable. Larger: shadow pages of tables inside the range, which therefore must
-    /// not be mapped large.
-    pub(crate) count: Head,
-}
-
-impl Heads {
-    /// Counts one more. Returns whether it is the first, and something maps the range.
-    #[inline]
-    pub(crate) fn begin_count(&mut self, tag: u32) -> bool {
-        let count = self.count.get(tag);
-        self.count.set(tag, count.saturating_add(1));
-        count == 0 && self.rmap.get(tag) != 0
-    }
-}
-
 /// Whether `gfn` is the first frame, in a slot that begins at `base`, of a range of size
 /// `level`.
 #[inline]
@@ -118,9 +97,11 @@ pub(crate) struct Slot {
     pub(crate) log: Option<BitVec<u64, Lsb0>>,
     /// Reference of `heads[0]` in links.
     first_head: u32,
-    /// Where the heads of 2 MiB and of 1 GiB ranges begin.
+    /// The frame that position 0 of the heads stands for, and where the heads of 2 MiB and of
+    /// 1 GiB ranges begin.
+    first_frame: u64,
     large: [u32; 2],
-    pub(crate) heads: Vec<Heads>,
+    pub(crate) heads: HeadTable,
 }
 
 impl Slot {
@@ -139,17 +120,10 @@ impl Slot {
     #[inline]
     pub(crate) fn head_index(&self, gfn: u64, level: u8) -> usize {
         match level {
-            1 => (gfn - self.base) as usize,
+            1 => (gfn - self.first_frame) as usize,
             2 => self.large[0] as usize + ((gfn >> 9) - (self.base >> 9)) as usize,
             _ => self.large[1] as usize + ((gfn >> 18) - (self.base >> 18)) as usize,
         }
-    }
-
-    /// The heads of the range of size `level` around `gfn`, which lies inside.
-    #[inline]
-    pub(crate) fn heads_mut(&mut self, gfn: u64, level: u8) -> &mut Heads {
-        let index = self.head_index(gfn, level);
-        &mut self.heads[index]
     }
 
     /// The reference of a position.
@@ -186,8 +160,23 @@ pub(crate) struct Slots {
     order: Vec<u16>,
     /// Whether no slot is read-only or logged.
     plain: bool,
+    /// Whether all slots are equally far from their host memory.
+    same_distance: bool,
     /// The slot found last: most lookups hit it again.
     hot: Cell<Hot>,
+}
+
+/// A slot's memory in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Range {
+    /// Where it begins for the guest.
+    pub(crate) base: u64,
+    pub(crate) bytes: u64,
+    /// From a guest-physical address to the host-physical one, modulo 2^64.
+    pub(crate) distance: u64,
+    /// Whether all slots lie at this distance: then what is this far from host memory of any
+    /// slot is guest memory, and need not be compared with the range.
+    pub(crate) is_sole: bool,
 }
 
 /// What a lookup needs of the slot found last.
@@ -221,6 +210,14 @@ impl Slots {
         }
         self.find_slowly(gfn)?;
         Some(self.at(gfn)?.host_of(gfn))
+    }
+
+    /// The memory of the slot found last.
+    pub(crate) fn hot_range(&self) -> Range {
+        let hot = self.hot.get();
+        let distance = hot.host.wrapping_sub(hot.base) << 12;
+        let is_sole = self.same_distance;
+        Range { base: hot.base << 12, bytes: hot.pages << 12, distance, is_sole }
     }
 
     #[cold]
@@ -363,11 +360,10 @@ impl Slots {
         let last = base + spec.pages - 1;
         let ranges = |shift: u32| (last >> shift) - (base >> shift) + 1;
         let (mid, big) = (ranges(9), ranges(18));
-        let total = u32::try_from(spec.pages + mid + big).map_err(|_| SlotError::TooMany)?;
+        let frames = mid * PART as u64;
+        let total = u32::try_from(frames + mid + big).map_err(|_| SlotError::TooMany)?;
         let first_head = self.head_gap(total).ok_or(SlotError::TooMany)?;
-        let mut heads = Vec::new();
-        heads.try_reserve_exact(total as usize).map_err(|_| SlotError::OutOfMemory)?;
-        heads.resize(total as usize, Heads::default());
+        let heads = HeadTable::new(mid as usize, (mid + big) as usize)?;
         Ok(Slot {
             base,
             pages: spec.pages,
@@ -377,7 +373,8 @@ impl Slots {
             died: None,
             log: None,
             first_head,
-            large: [spec.pages as u32, (spec.pages + mid) as u32],
+            first_frame: base & !(PART as u64 - 1),
+            large: [frames as u32, (frames + mid) as u32],
             heads,
         })
     }
@@ -406,6 +403,14 @@ impl Slots {
             let before = |other: &u16| self.base_of(*other).is_some_and(|other| other < base);
             self.order.insert(self.order.partition_point(before), number);
         }
+        let distance = |number: &u16| {
+            let slot = self.by_number[usize::from(*number)].as_ref();
+            slot.map(|slot| slot.host.wrapping_sub(slot.base))
+        };
+        self.same_distance = self.order.iter().all(|other| {
+            let first = self.order.first().and_then(distance);
+            distance(other) == first
+        });
         self.hot.set(Hot::default());
         self.note_change();
     }
@@ -441,8 +446,7 @@ impl Slots {
     pub(crate) fn rebase(&mut self) -> u64 {
         let mut count = 0;
         for slot in self.by_number.iter_mut().flatten() {
-            slot.heads.fill(Heads::default());
-            count += slot.heads.len() as u64;
+            count += slot.heads.clear() as u64;
         }
         count
     }

@@ -1,6 +1,7 @@
 //! Write tracking: what may not be mapped writable, or large, and why.
 
 use crate::flush::VcpuId;
+use crate::heads::Heads;
 use crate::memory::Machine;
 use crate::mmu::Mmu;
 use crate::page::{Meta, Node, PageNo};
@@ -37,9 +38,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let Some(slot) = self.slots.at(gfn) else {
             return 0;
         };
-        let index = slot.head_index(gfn, 1);
-        let heads = slot.heads.get(index).copied().unwrap_or_default();
-        heads.count.get(self.generation.tag())
+        slot.heads.get(slot.head_index(gfn, 1)).count.get(self.generation.tag())
     }
 
     /// A new page shadows the table in `gfn`: nobody may map the frame large any more, or
@@ -59,8 +58,14 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         // vCPUs rebuild what they had without waiting for each other.
         let was_tracked = P::TAGGED
             && self.removal_epoch == self.zap_epoch
-            && slot.heads[slot.head_index(gfn, 1)].count.before(tag, Self::TAG_MASK) > 0;
-        let mapped = [1, 2, 3].map(|level| slot.heads_mut(gfn, level).begin_count(tag));
+            && slot.heads.get(slot.head_index(gfn, 1)).count.before(tag, Self::TAG_MASK) > 0;
+        let [frame, mid, big] = [1, 2, 3].map(|level| slot.head_index(gfn, level));
+        let begin = |heads: Option<&mut Heads>| heads.is_some_and(|heads| heads.begin_count(tag));
+        let mapped = [
+            begin(slot.heads.frame_mut(frame)),
+            begin(slot.heads.range_mut(mid)),
+            begin(slot.heads.range_mut(big)),
+        ];
         self.pool.meta_mut(page).tracked = true;
         if mapped == [false; 3] && !self.tlb_dirty {
             return if was_tracked { 0 } else { self.removal_epoch };
@@ -151,6 +156,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
 
     /// The door: `bytes` bytes at `gpa` have changed.
     pub(crate) fn note_write(&mut self, gpa: Gpa, bytes: u64) {
+        self.synced = false;
         let mut at = gpa.as_u64();
         let end = at.saturating_add(bytes);
         while at < end {

@@ -4,25 +4,25 @@
 //! guest's change until the guest flushes. So CR3 loads and flushes sync whole tables,
 //! INVLPG one entry.
 //!
-//! Syncing takes the guest's right to write the table away again, which is sound only if
-//! nobody writes between the last flush and our reading. With another vCPU in the guest
-//! a table is therefore brought in step as it is now, and stays unsync.
+//! A table that is brought in step may stay unsync, to be compared again at the next flush, or
+//! be tracked again, at the price of a fault at the guest's next write. Tracking is sound only
+//! if nobody writes between the last flush and our reading: with another vCPU in the guest a
+//! table always stays unsync.
 
-use anchorite_addr::{Gva, Hpa};
+use anchorite_addr::Gva;
 
 use crate::flush::VcpuId;
 use crate::memory::Machine;
 use crate::mmu::Mmu;
 use crate::page::{Node, PageNo};
-use crate::paging::entry::{
-    ACCESSED, DIRTY, FRAME, KEY, LARGE, NX, PRESENT, USER_BIT, WRITABLE, rights,
-};
-use crate::paging::{FourLevel, GuestFormat, TwoLevel};
+use crate::paging::entry::{FRAME, LARGE, PRESENT};
 use crate::policy::ZapPolicy;
-use crate::role::{EXEC, Role, USER, WRITE};
 
 /// Most tables that are unsync at once.
 pub(crate) const MOST_UNSYNC: usize = 64;
+/// Lines of a table whose comparison costs as much as the exit and the fault by which the guest
+/// gets the right to write the table back.
+const LINES_IN_VAIN: u8 = 24;
 
 /// The unsync tables of the current generation, oldest first.
 #[derive(Debug)]
@@ -77,9 +77,7 @@ impl UnsyncList {
 impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// Lets the guest write the table that `page`, a leaf table's shadow, is in step with.
     pub(crate) fn let_go(&mut self, vcpu: VcpuId, page: PageNo) {
-        let meta = self.pool.meta(page);
-        if meta.parents == 0 && meta.pins == 0 {
-            // Nothing leads there any more: it was a page table once.
+        if self.is_unreachable(page) {
             self.zap_page(page);
             return;
         }
@@ -91,7 +89,8 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             }
         }
         self.untrack(page);
-        self.pool.meta_mut(page).unsync = true;
+        let meta = self.pool.meta_mut(page);
+        (meta.unsync, meta.writes) = (true, 0);
         self.unsync.push(page);
         self.stats.mmu_unsync += 1;
     }
@@ -115,9 +114,10 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             self.sync_in_place();
             return;
         }
-        while let Some(page) = self.unsync.pages().last().copied() {
-            self.sync_fully(page);
+        for at in (0..self.unsync.len).rev() {
+            self.sync_adaptively(self.unsync.pages[at]);
         }
+        self.synced = true;
     }
 
     /// New addresses are about to lead to `page`, for which nothing stale may be seen:
@@ -134,6 +134,9 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// Brings every unsync table in step as it is now, and leaves it unsync.
     #[cold]
     pub(crate) fn sync_in_place(&mut self) {
+        if self.synced {
+            return;
+        }
         for at in 0..self.unsync.len {
             self.sync_entries(self.unsync.pages[at]);
         }
@@ -142,105 +145,44 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// Brings one table in step and tracks it again. Only while no other vCPU is in the
     /// guest.
     fn sync_fully(&mut self, page: PageNo) {
-        let meta = *self.pool.meta(page);
-        if meta.parents == 0 && meta.pins == 0 {
+        if self.is_unreachable(page) {
             self.zap_page(page);
             return;
         }
+        self.sync_entries(page);
+        self.retrack(page);
+    }
+
+    /// Brings one table in step, and tracks it again once comparing it in vain has cost as
+    /// much as the fault that lets it go again: so never more than twice the least possible
+    /// is paid (a ski to rent or to buy). Only while no other vCPU is in the guest.
+    fn sync_adaptively(&mut self, page: PageNo) {
+        if self.is_unreachable(page) {
+            self.zap_page(page);
+            return;
+        }
+        let lines = self.pool.meta(page).lines.count_ones() as u8;
+        let changed = self.sync_entries(page);
+        let meta = self.pool.meta_mut(page);
+        meta.writes = if changed { 0 } else { meta.writes.saturating_add(1 + lines) };
+        if meta.writes > LINES_IN_VAIN {
+            self.retrack(page);
+        }
+    }
+
+    /// Tracks an unsync table that is in step.
+    fn retrack(&mut self, page: PageNo) {
         self.forget_unsync(page);
         if self.track(page) {
             self.open_epoch();
         }
-        self.sync_entries(page);
         self.stats.mmu_synced += 1;
     }
 
-    /// Brings the entries of one table in step as they are now.
-    pub(crate) fn sync_entries(&mut self, page: PageNo) {
-        let Some(source) = self.source(page) else {
-            self.drop_entries(page);
-            return;
-        };
-        let mut lines = self.pool.meta(page).lines;
-        while lines != 0 {
-            let first = lines.trailing_zeros() as usize * 8;
-            for entry in first..first + 8 {
-                self.sync_entry(&source, Node::new(page, entry));
-            }
-            lines &= lines - 1;
-        }
-    }
-
-    /// Where the guest entries that `page` shadows lie.
-    fn source(&self, page: PageNo) -> Option<Source> {
+    /// Whether nothing leads to the page any more: it was a page table once.
+    fn is_unreachable(&self, page: PageNo) -> bool {
         let meta = self.pool.meta(page);
-        let host = self.slots.at(meta.gfn)?.host_of(meta.gfn) << 12;
-        let skipped = u64::from(meta.role.quadrant_of()) * 512 * 4;
-        Some(Source {
-            role: meta.role,
-            base: if meta.role.has_four_byte_entries() { host + skipped } else { host },
-            reserved: self.leaf_reserved(meta.role),
-        })
-    }
-
-    /// Bits reserved in 4 KiB entries at this role.
-    pub(crate) fn leaf_reserved(&self, role: Role) -> u64 {
-        if role.has_four_byte_entries() {
-            return 0;
-        }
-        let mut reserved = FRAME & !((1 << self.config.physical_bits) - 1);
-        if !role.mode().is_long() {
-            reserved |= 0x7ff << 52;
-        }
-        if role.nx() { reserved } else { reserved | NX }
-    }
-
-    /// Brings one entry in step: keeps it, takes rights away, or empties it.
-    #[inline]
-    fn sync_entry(&mut self, source: &Source, node: Node) {
-        let spte = self.spte(node);
-        if spte == 0 {
-            return;
-        }
-        let gpte = source.read(&self.machine, node.entry());
-        match self.in_step(source, gpte, spte) {
-            Some(same) if same == spte => {}
-            Some(fewer) => {
-                self.set_spte(node, fewer);
-                self.tlb_dirty = true;
-            }
-            None => self.drop_entry(node),
-        }
-    }
-
-    /// What of `spte` the guest entry still grants; `None` where nothing is.
-    #[inline]
-    fn in_step(&self, source: &Source, gpte: u64, spte: u64) -> Option<u64> {
-        if spte & PRESENT == 0 || gpte & PRESENT == 0 || gpte & ACCESSED == 0 {
-            return None;
-        }
-        if gpte & source.reserved != 0 {
-            return None;
-        }
-        let gfn = (gpte & FRAME) >> 12;
-        if self.slots.at(gfn)?.host_of(gfn) << 12 != spte & FRAME {
-            return None;
-        }
-        let granted = rights(gpte) & source.role.access();
-        let user = spte & USER_BIT != 0;
-        let key_differs = source.role.pke() && (gpte ^ spte) & KEY != 0;
-        // U in either direction changes what SMEP and SMAP see.
-        if user != (granted & USER != 0) || key_differs {
-            return None;
-        }
-        let mut kept = spte;
-        if spte & WRITABLE != 0 && (granted & WRITE == 0 || gpte & DIRTY == 0) {
-            kept &= !(WRITABLE | DIRTY);
-        }
-        if granted & EXEC == 0 {
-            kept |= NX;
-        }
-        Some(kept)
+        meta.parents == 0 && meta.pins == 0
     }
 
     /// INVLPG: brings the one entry that translates `gva` under `vcpu`'s root in step.
@@ -255,10 +197,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         if !self.pool.meta(node.page()).unsync {
             return;
         }
-        match self.source(node.page()) {
-            Some(source) => self.sync_entry(&source, node),
-            None => self.drop_entry(node),
-        }
+        self.sync_one(node);
     }
 
     /// The entry of a level-1 table that `gva` leads to under `vcpu`'s root.
@@ -275,25 +214,6 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             level -= 1;
         }
         Some(Node::new(page, gva.table_index(1)))
-    }
-}
-
-/// A guest leaf table, as its shadow sees it.
-struct Source {
-    role: Role,
-    base: u64,
-    reserved: u64,
-}
-
-impl Source {
-    /// The guest entry that shadow entry `entry` shadows.
-    #[inline]
-    fn read<M: Machine>(&self, memory: &M, entry: usize) -> u64 {
-        if self.role.has_four_byte_entries() {
-            TwoLevel::read(memory, Hpa::new(self.base + entry as u64 * 4))
-        } else {
-            FourLevel::read(memory, Hpa::new(self.base + entry as u64 * 8))
-        }
     }
 }
 

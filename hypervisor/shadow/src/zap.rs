@@ -162,8 +162,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let Some(slot) = self.slots.at(gfn) else {
             return false;
         };
-        let heads = slot.heads.get(slot.head_index(gfn, level));
-        heads.is_some_and(|heads| heads.count.get(self.generation.tag()) > 0)
+        slot.heads.get(slot.head_index(gfn, level)).count.get(self.generation.tag()) > 0
     }
 
     /// Zaps the shadows of tables from `base` to `end`, in one slot; looks only into

@@ -13,10 +13,11 @@ pub(crate) use two_level::TwoLevel;
 
 use anchorite_addr::{Gva, Hpa};
 
+use crate::access::{Access, AccessKind};
 use crate::config::Config;
 use crate::memory::GuestMemory;
 use crate::registers::{Cr0, Cr4, Efer, PagingMode, RegisterFault, Registers};
-use crate::role::{Role, RoleBits};
+use crate::role::{Rights, Role, RoleBits, USER};
 use entry::{LARGE, NX, PRESENT};
 
 /// The format of one paging mode's tables.
@@ -100,17 +101,24 @@ pub(crate) struct Control {
     /// The PDPTE registers.
     pub(crate) pdptes: [u64; 4],
     /// Reserved bits by level, in entries that point at a table or map 4 KiB, and in
-    /// entries that map a large page.
-    pub(crate) reserved: [[u64; 2]; 6],
+    /// entries that map a large page. (Levels are 1 to 5; a power of two spares checks.)
+    pub(crate) reserved: [[u64; 2]; 8],
     /// Whether PS is looked at, by level.
-    pub(crate) large: [bool; 6],
+    pub(crate) large: [bool; 8],
     pub(crate) wp: bool,
     pub(crate) smep: bool,
     pub(crate) smap: bool,
     pub(crate) pke: bool,
     /// Whether I/D is reported in error codes.
     pub(crate) reports_fetch: bool,
+    /// By [`Control::class`] of access: bit n says whether rights n permit it, keys apart.
+    allowed: [u8; 16],
 }
+
+/// Sets of rights, a bit for each value: those with W, with U, with X.
+const WITH_WRITE: u8 = 0b1010_1010;
+const WITH_USER: u8 = 0b1100_1100;
+const WITH_EXEC: u8 = 0b1111_0000;
 
 impl Control {
     /// Derives everything but the PDPTEs, which are loaded apart.
@@ -130,14 +138,48 @@ impl Control {
             root: root_frame(mode, registers.cr3),
             pdptes: [0; 4],
             reserved: reserved_bits(mode, nx, config),
-            large: [false, false, eight_byte || pse, mode.is_long(), false, false],
+            large: [false, false, eight_byte || pse, mode.is_long(), false, false, false, false],
             wp,
             smep: bits.smep,
             smap: bits.smap,
             pke,
             reports_fetch: nx || bits.smep,
+            allowed: allowed(bits),
         }
     }
+
+    /// The class of an access: read, write or fetch; bit 2 for a user's, bit 3 for a
+    /// supervisor's that SMAP keeps from user pages.
+    #[inline]
+    fn class(access: Access) -> usize {
+        let shielded = !access.user && (access.implicit || !access.ac);
+        access.kind as usize | usize::from(access.user) << 2 | usize::from(shielded) << 3
+    }
+
+    /// Whether `rights` permit `access` whatever the protection key. `false` says nothing
+    /// where keys are on: [`forbidden`](crate::walk::forbidden) knows.
+    #[inline]
+    pub(crate) fn allows(&self, access: Access, rights: Rights) -> bool {
+        self.allowed[Self::class(access)] >> rights & 1 != 0 && !(self.pke && rights & USER != 0)
+    }
+}
+
+/// The rights that permit each class of access. Intel SDM vol. 3, 4.6.1 "Determination of
+/// Access Rights".
+fn allowed(bits: RoleBits) -> [u8; 16] {
+    let mut allowed = [0; 16];
+    for shield in [0, 8] {
+        let data = if shield != 0 && bits.smap { !WITH_USER } else { u8::MAX };
+        let fetch = if bits.smep { !WITH_USER } else { u8::MAX };
+        allowed[shield | AccessKind::Read as usize] = data;
+        allowed[shield | AccessKind::Write as usize] =
+            data & if bits.wp { WITH_WRITE } else { u8::MAX };
+        allowed[shield | AccessKind::Execute as usize] = fetch & WITH_EXEC;
+    }
+    allowed[4 | AccessKind::Read as usize] = WITH_USER;
+    allowed[4 | AccessKind::Write as usize] = WITH_USER & WITH_WRITE;
+    allowed[4 | AccessKind::Execute as usize] = WITH_USER & WITH_EXEC;
+    allowed
 }
 
 /// The frame that CR3 names. Legacy modes ignore its upper half.
@@ -168,15 +210,15 @@ pub(crate) fn check_pdpte(index: u8, value: u64, config: &Config) -> Result<(), 
     Ok(())
 }
 
-fn reserved_bits(mode: PagingMode, nx: bool, config: &Config) -> [[u64; 2]; 6] {
+fn reserved_bits(mode: PagingMode, nx: bool, config: &Config) -> [[u64; 2]; 8] {
     let width = u32::from(config.physical_bits);
     match mode {
-        PagingMode::None => [[0; 2]; 6],
+        PagingMode::None => [[0; 2]; 8],
         PagingMode::TwoLevel => {
             // Bits 20:13 hold address bits 39:32, so far as the width reaches.
             let used = width.min(40) - 32;
             let unused = 0x001f_e000 & !((1 << (13 + used)) - 1);
-            let mut masks = [[0; 2]; 6];
+            let mut masks = [[0; 2]; 8];
             masks[2][1] = 1 << 21 | unused;
             masks
         }
@@ -196,6 +238,8 @@ fn reserved_bits(mode: PagingMode, nx: bool, config: &Config) -> [[u64; 2]; 6] {
                 [all, all | 0x3fff_e000 | gigabyte],
                 [all | LARGE; 2],
                 [all | LARGE; 2],
+                [all; 2],
+                [all; 2],
             ]
         }
     }
