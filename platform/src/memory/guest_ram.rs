@@ -46,6 +46,26 @@ impl GuestRam {
 #[derive(Clone, Copy, Debug)]
 pub struct GuestWord(*const AtomicU64);
 
+impl GuestRam {
+    /// Eight 4-byte words, checked once for all and each read atomically.
+    #[inline]
+    pub(super) fn load_eight_u32(&self, at: Hpa) -> Result<[u32; 8], OutsideHostMemory> {
+        let first = self.pointer(at, 32, 4)?.cast::<u32>();
+        // SAFETY: all eight are in bounds and aligned; atomic, since the guest may write them.
+        let load = |n| unsafe { AtomicU32::from_ptr(first.add(n)) }.load(Ordering::Relaxed);
+        Ok(core::array::from_fn(load))
+    }
+
+    /// Eight 8-byte words, checked once for all and each read atomically.
+    #[inline]
+    pub(super) fn load_eight_u64(&self, at: Hpa) -> Result<[u64; 8], OutsideHostMemory> {
+        let first = self.pointer(at, 64, 8)?.cast::<u64>();
+        // SAFETY: as for `load_eight_u32`.
+        let load = |n| unsafe { AtomicU64::from_ptr(first.add(n)) }.load(Ordering::Relaxed);
+        Ok(core::array::from_fn(load))
+    }
+}
+
 impl HostMemory for GuestRam {
     type Word = GuestWord;
 

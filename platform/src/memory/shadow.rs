@@ -120,6 +120,16 @@ impl GuestMemory for ShadowMachine {
     }
 
     #[inline]
+    fn read_eight_u32(&self, at: Hpa) -> [u32; 8] {
+        self.guest.load_eight_u32(at).unwrap_or_default()
+    }
+
+    #[inline]
+    fn read_eight_u64(&self, at: Hpa) -> [u64; 8] {
+        self.guest.load_eight_u64(at).unwrap_or_default()
+    }
+
+    #[inline]
     fn compare_exchange_u32(&mut self, at: Hpa, old: u32, new: u32) -> bool {
         self.guest.compare_exchange_u32(at, old, new).unwrap_or(false)
     }

@@ -36,6 +36,9 @@ pub(crate) trait GuestFormat {
     /// Reads an entry.
     fn read<M: GuestMemory>(memory: &M, at: Hpa) -> u64;
 
+    /// Reads eight entries, the first at a multiple of their size.
+    fn read_eight<M: GuestMemory>(memory: &M, at: Hpa) -> [u64; 8];
+
     /// Replaces an entry if it did not change.
     fn compare_exchange<M: GuestMemory>(memory: &mut M, at: Hpa, old: u64, new: u64) -> bool;
 
@@ -68,6 +71,14 @@ macro_rules! eight_byte_format {
             #[inline]
             fn read<M: $crate::memory::GuestMemory>(memory: &M, at: anchorite_addr::Hpa) -> u64 {
                 memory.read_u64(at)
+            }
+
+            #[inline]
+            fn read_eight<M: $crate::memory::GuestMemory>(
+                memory: &M,
+                at: anchorite_addr::Hpa,
+            ) -> [u64; 8] {
+                memory.read_eight_u64(at)
             }
 
             #[inline]

@@ -22,6 +22,11 @@ impl GuestFormat for TwoLevel {
     }
 
     #[inline]
+    fn read_eight<M: GuestMemory>(memory: &M, at: Hpa) -> [u64; 8] {
+        memory.read_eight_u32(at).map(u64::from)
+    }
+
+    #[inline]
     fn compare_exchange<M: GuestMemory>(memory: &mut M, at: Hpa, old: u64, new: u64) -> bool {
         memory.compare_exchange_u32(at, old as u32, new as u32)
     }
