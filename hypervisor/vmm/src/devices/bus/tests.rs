@@ -133,34 +133,46 @@ fn no_access_panics_whatever_port_size_and_value() {
 }
 
 #[test]
-fn no_sequence_of_accesses_panics_or_breaks_the_interrupt_queue() {
-    const PORTS: [u16; 21] = [
+fn no_programming_panics_hides_an_interrupt_or_leaves_a_deadline_in_the_past() {
+    for set in DeviceSet::ALL {
+        let devices = Devices::new(Config { set, ..Config::default() });
+        program_at_random(devices, 100_000);
+    }
+}
+
+/// Accesses without any sense, in the course of about a day.
+fn program_at_random(mut devices: Devices, steps: u32) {
+    const PORTS: [u16; 25] = [
         0x92, 0xcf9, 0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x40, 0x41, 0x42, 0x43, 0x60, 0x61, 0x64, 0x70,
-        0x71, 0x4d1, 0x3d4, 0x3d5, 0x5aa, 0x3da,
+        0x71, 0x4d1, 0x3d4, 0x3d5, 0x5aa, 0x3da, 0x600, 0x604, 0xcf8, 0xcfc,
     ];
-    let mut devices = Devices::default();
     let (mut state, mut tsc) = (0x1234_5678_9abc_def1_u64, 0_u64);
-    for _ in 0..200_000 {
+    for step in 0..steps {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let [choice, value, size, time, port, ..] = (state >> 8).to_le_bytes();
+        let [choice, value, size, time, place, ..] = (state >> 8).to_le_bytes();
         tsc = tsc.saturating_add(u64::from(time) << (value & 31));
         let now = Now::new(tsc, NOW.hertz);
-        let port = match port {
-            0..=127 => port::COM1 + u16::from(port & 7),
-            _ => PORTS[usize::from(port) % PORTS.len()],
+        let port = match place {
+            0..=127 => port::COM1 + u16::from(place & 7),
+            _ => PORTS[usize::from(place) % PORTS.len()],
         };
-        let size = [1, 1, 2, 4][usize::from(size & 3)];
+        let page = if place % 4 == 0 { 0xfec0_0000 } else { 0xfee0_0000 };
+        let gpa = Gpa::new(page + u64::from(place >> 2) * 16);
+        let (bytes, word) = ([1, 1, 2, 4][usize::from(size & 3)], (state >> 20) as u32);
         match choice {
-            0..=99 => drop(devices.read(port, size, now)),
-            100..=219 => drop(devices.write(port, size, (state >> 20) as u32, now)),
+            0..=69 => drop(devices.read(port, bytes, now)),
+            70..=149 => drop(devices.write(port, bytes, word, now)),
+            150..=169 => drop(devices.read_mmio(gpa, 4, now)),
+            170..=219 => drop(devices.write_mmio(gpa, 4, word.into(), now)),
             220..=239 => drop(devices.input(value, now)),
-            240..=247 => devices.advance(now),
+            240..=249 => {
+                devices.advance(now);
+                assert!(devices.deadline() > tsc, "step {step}: {devices:?}");
+            }
             _ => drop(devices.interrupts.acknowledge()),
         }
-        assert_eq!(
-            devices.interrupts.is_pending(),
-            devices.interrupts.clone().acknowledge().is_some()
-        );
+        let waits = devices.interrupts.clone().acknowledge().is_some();
+        assert_eq!(devices.interrupts.is_pending(), waits, "step {step}");
     }
 }
 
