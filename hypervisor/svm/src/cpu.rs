@@ -49,10 +49,9 @@ impl SvmCpu {
         let raw = unsafe { collect() };
         let capabilities = probe(&raw)?;
         let extended = Extended::collect(cpu::cpuid);
-        if extended.states != 0 {
-            // SAFETY: CPUID shows XSAVE.
-            unsafe { cpu::enable_xsave() };
-        }
+        // SAFETY: CPUID shows what they belong to. OSXSAVE concerns XSAVE's instructions
+        // only, and PKE pages of user mode, of which the host has none.
+        unsafe { cpu::set_cr4_bits(extended.host_cr4()) };
         let slot = Slot::new(take(pages, 1)?, AsidPool::new(capabilities.address_space_ids));
         let host = take(pages, 1)?.physical;
         turn_on(take(pages, 1)?.physical)?;

@@ -85,16 +85,15 @@ unsafe fn set_cr0(value: u64) {
     unsafe { asm!("mov cr0, {}", in(reg) value, options(nostack, preserves_flags)) };
 }
 
-/// Sets CR4.OSXSAVE: XGETBV, XSETBV and XSAVE can be used.
+/// Sets bits of CR4.
 ///
 /// # Safety
-/// The CPU has XSAVE.
-pub(crate) unsafe fn enable_xsave() {
-    // SAFETY: ring 0; the bit concerns those instructions only, and is there by the
-    // caller's promise.
+/// The CPU has them, and the host does not depend on their being clear.
+pub(crate) unsafe fn set_cr4_bits(bits: Cr4) {
+    // SAFETY: ring 0, and the caller's promise.
     unsafe {
-        asm!("mov {0}, cr4", "or {0}, {1}", "mov cr4, {0}", out(reg) _,
-            const Cr4::OSXSAVE.bits() as u32, options(nostack));
+        asm!("mov {old}, cr4", "or {old}, {bits}", "mov cr4, {old}", old = out(reg) _,
+            bits = in(reg) bits.bits(), options(nostack));
     }
 }
 
@@ -146,6 +145,19 @@ pub(crate) fn set_xcr0(value: u64) {
         asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,
             options(nostack, preserves_flags));
     }
+}
+
+/// PKRU.
+///
+/// To be called only where the host's CR4.PKE is set.
+pub(crate) fn pkru() -> u32 {
+    let value;
+    // SAFETY: PKE is set by the caller's promise; reading has no effect.
+    unsafe {
+        asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _,
+            options(nomem, nostack, preserves_flags));
+    }
+    value
 }
 
 /// Saves the registers of `states`, or x87 and SSE where that is 0.

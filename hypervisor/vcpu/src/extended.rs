@@ -4,6 +4,8 @@
 //! Source: SDM vol. 1, 13.4 "XSAVE Area"; 13.5 "XSAVE-Managed State"; APM vol. 2, 11.5
 //! "XSAVE/XRSTOR Instructions".
 
+use crate::control::Cr4;
+
 /// The states that fit into a [`StateArea`], as bits of XCR0: x87, SSE, AVX, AVX-512,
 /// PKRU. Not MPX, LWP or AMX.
 const STATES: u64 = 0x2e7;
@@ -21,6 +23,8 @@ pub struct Extended {
     pub states: u64,
     /// RDTSCP or RDPID reads TSC_AUX.
     pub tsc_aux: bool,
+    /// RDPKRU reads PKRU.
+    pub pkru: bool,
 }
 
 impl Extended {
@@ -37,7 +41,18 @@ impl Extended {
         Self {
             states: if states & LEGACY == LEGACY { states } else { 0 },
             tsc_aux: ask(0x8000_0001)[EDX] & 1 << 27 != 0 || ask(7)[ECX] & 1 << 22 != 0,
+            pkru: ask(7)[ECX] & 1 << 3 != 0,
         }
+    }
+}
+
+impl Extended {
+    /// The bits of CR4 that the host must set to reach these registers.
+    pub fn host_cr4(&self) -> Cr4 {
+        let mut cr4 = Cr4::empty();
+        cr4.set(Cr4::OSXSAVE, self.states != 0);
+        cr4.set(Cr4::PKE, self.pkru);
+        cr4
     }
 }
 
@@ -106,13 +121,13 @@ mod tests {
 
     #[test]
     fn states_beyond_the_area_are_not_carried() {
-        let full = cpu(1 << 26, 1 << 22, !0, 0);
-        assert_eq!(full, Extended { states: 0x2e7, tsc_aux: true });
+        let full = cpu(1 << 26, 1 << 22 | 1 << 3, !0, 0);
+        assert_eq!(full, Extended { states: 0x2e7, tsc_aux: true, pkru: true });
     }
 
     #[test]
     fn without_xsave_there_is_nothing_to_carry() {
-        assert_eq!(cpu(0, 0, !0, 1 << 27), Extended { states: 0, tsc_aux: true });
+        assert_eq!(cpu(0, 0, !0, 1 << 27), Extended { tsc_aux: true, ..Extended::default() });
         assert_eq!(cpu(1 << 26, 0, 1, 0), Extended::default(), "x87 alone is no XSAVE");
     }
 

@@ -102,6 +102,9 @@ pub trait Vcpu {
     /// Sets such an MSR; the value has been checked (canonical where it must be).
     fn set_msr(&mut self, msr: GuestMsr, value: u64);
 
+    /// The guest's PKRU; 0 where the CPU has none.
+    fn pkru(&self) -> u32;
+
     /// A debug register: 0–3, 6 or 7.
     fn debug_register(&self, number: u8) -> u64;
     /// Sets a debug register: 0–3, 6 or 7.

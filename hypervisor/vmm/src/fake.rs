@@ -67,6 +67,7 @@ pub(crate) struct FakeVcpu {
     pub(crate) exceptions: u32,
     pub(crate) paging_exits: bool,
     pub(crate) permitted: Instructions,
+    pub(crate) pkru: u32,
     pub(crate) log: Vec<Done>,
     pub(crate) pdptes: Option<[u64; 4]>,
     /// An interrupt of an earlier entry that the guest has not taken.
@@ -101,6 +102,7 @@ impl Default for FakeVcpu {
             exceptions: 0,
             paging_exits: false,
             permitted: Instructions::all(),
+            pkru: 0,
             log: Vec::new(),
             pdptes: None,
             untaken: None,
@@ -240,6 +242,10 @@ impl Vcpu for FakeVcpu {
 
     fn set_msr(&mut self, msr: GuestMsr, value: u64) {
         self.msrs.insert(msr, value);
+    }
+
+    fn pkru(&self) -> u32 {
+        self.pkru
     }
 
     fn debug_register(&self, number: u8) -> u64 {

@@ -270,7 +270,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// Where an access to `gva` with the guest's present privileges lands.
     pub(crate) fn walk_to(&self, gva: Gva, kind: AccessKind) -> Result<Walk, WalkError> {
         let access = Access { user: self.vcpu.cpl() == 3, ..Access::supervisor(kind) };
-        let access = Access { ac: self.alignment_flag(), ..access };
+        let access = Access { ac: self.alignment_flag(), pkru: self.pkru(), ..access };
         let bits = self.physical_bits;
         self.memory.walk(&self.paging_registers(), bits, gva, access)
     }

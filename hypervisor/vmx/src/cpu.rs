@@ -116,11 +116,11 @@ fn turn_on(
         unsafe { cpu::wrmsr(msr::IA32_FEATURE_CONTROL, value) };
     }
     let cr0 = (cpu::cr0() | raw.cr0_fixed0) & raw.cr0_fixed1;
-    let mut wanted = Cr4::VMXE;
-    wanted.set(Cr4::OSXSAVE, extended.states != 0);
+    let wanted = Cr4::VMXE | extended.host_cr4();
     let cr4 = (cpu::cr4() | wanted.bits() | raw.cr4_fixed0) & raw.cr4_fixed1;
     // SAFETY: the host runs in long mode, whose bits VMX leaves alone; NE, VMXE and
-    // OSXSAVE, which it adds, concern x87 errors, VMX and XSAVE only.
+    // OSXSAVE, which it adds, concern x87 errors, VMX and XSAVE only, and PKE pages of
+    // user mode, of which the host has none.
     unsafe {
         cpu::set_cr0(cr0);
         cpu::set_cr4(cr4);

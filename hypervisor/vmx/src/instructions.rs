@@ -323,6 +323,19 @@ pub(crate) fn set_xcr0(value: u64) {
     }
 }
 
+/// PKRU.
+///
+/// To be called only where the host's CR4.PKE is set.
+pub(crate) fn pkru() -> u32 {
+    let value;
+    // SAFETY: PKE is set by the caller's promise; reading has no effect.
+    unsafe {
+        asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _,
+            options(nomem, nostack, preserves_flags));
+    }
+    value
+}
+
 /// Saves the registers of `states`, or x87 and SSE where that is 0.
 pub(crate) fn save_extended(area: &mut StateArea, states: u64) {
     let cr0 = cr0();

@@ -145,6 +145,10 @@ impl Vcpu for SvmVcpu {
         }
     }
 
+    fn pkru(&self) -> u32 {
+        if self.extended.pkru { self.with_passive(cpu::pkru) } else { 0 }
+    }
+
     fn debug_register(&self, number: u8) -> u64 {
         match number {
             0..=3 => self.with_passive(|| cpu::debug_registers()[usize::from(number)]),

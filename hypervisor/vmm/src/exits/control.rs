@@ -346,6 +346,11 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         if value >> 32 == 0 || self.in_64_bit_mode() { value } else { value & 0xffff_ffff }
     }
 
+    /// PKRU, which is looked at where the guest can have protection keys only.
+    pub(crate) fn pkru(&self) -> u32 {
+        if self.cr4_bits.contains(Cr4::PKE) { self.vcpu.pkru() } else { 0 }
+    }
+
     /// The alignment-check flag, which suspends SMAP.
     pub(crate) fn alignment_flag(&self) -> bool {
         self.vcpu.regs().rflags & Rflags::AC.bits() != 0

@@ -11,6 +11,9 @@ use anchorite_vcpu::{ControlRegister, Event, Gpr, Vcpu, Vector};
 /// IA32_APIC_BASE where there is no APIC: at its usual place, bootstrap processor.
 const NO_APIC: u64 = 0xfee0_0100;
 
+/// IA32_APIC_BASE.EXTD: x2APIC mode, which CPUID does not show.
+const X2APIC: u64 = 1 << 10;
+
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     #[inline]
     pub(crate) fn read_msr(&mut self) -> ExitAction {
@@ -70,7 +73,9 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             Behaviour::Constant { write: ConstantWrite::Ignored, .. } => {}
             Behaviour::Efer => return self.write_efer(value),
             // Where CPUID shows no APIC kernels write here without need.
-            Behaviour::ApicBase if self.devices.interrupts.apic_base().is_none() => {}
+            Behaviour::ApicBase if self.devices.interrupts.apic_base().is_none() => {
+                return if value & X2APIC == 0 { Ok(()) } else { Err(Refused) };
+            }
             Behaviour::ApicBase if self.devices.interrupts.set_apic_base(value) => self.rearm(),
             Behaviour::TimeStampCounter => {
                 self.tsc_offset = value.wrapping_sub(self.host.ticks());

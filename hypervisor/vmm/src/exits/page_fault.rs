@@ -50,7 +50,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let user = code.contains(ErrorCode::USER);
         // A supervisor access while CPL is 3 is the CPU's own, to a table.
         let implicit = !user && self.vcpu.cpl() == 3;
-        Access { kind, user, implicit, ac: self.alignment_flag(), pkru: 0 }
+        Access { kind, user, implicit, ac: self.alignment_flag(), pkru: self.pkru() }
     }
 
     /// Raises #PF in the guest, as our own walk of its tables found it.

@@ -3,7 +3,7 @@
 //! Under nested paging the hardware tells where an access lands only when the nested
 //! tables stop it. Instruction bytes and further operands have to be found by hand.
 //! What the hardware permits counts, not what CPUID shows: 1 GiB pages work even
-//! where they are hidden. CR4.PKE is not looked at; the machine lets no guest set it.
+//! where they are hidden.
 //!
 //! Source: SDM vol. 3, 4.3 "32-Bit Paging", 4.4 "PAE Paging", 4.5 "4-Level Paging
 //! and 5-Level Paging", 4.6 "Access Rights", 4.7 "Page-Fault Exceptions".
@@ -131,7 +131,7 @@ impl<M: HostMemory> Walker<'_, M> {
                 rights.restrict(step.value);
             }
             if level == 1 || large {
-                self.check_rights(rights)?;
+                self.check_rights(rights, step.value)?;
                 walk.gpa = self.target(step.value, level);
                 self.set_marks(&mut walk);
                 return Ok(walk);
@@ -215,7 +215,8 @@ impl<M: HostMemory> Walker<'_, M> {
         0x001f_e000 & !((1 << (13 + used)) - 1)
     }
 
-    fn check_rights(&self, rights: Rights) -> Result<(), WalkError> {
+    /// `leaf` is the entry that maps the page.
+    fn check_rights(&self, rights: Rights, leaf: u64) -> Result<(), WalkError> {
         let access = &self.access;
         let supervisor = !access.user;
         let cr4 = self.registers.cr4;
@@ -227,7 +228,18 @@ impl<M: HostMemory> Walker<'_, M> {
             || (access.is_fetch() && !rights.executable && self.has_no_execute())
             || (access.is_fetch() && supervisor && rights.user && cr4.contains(Cr4::SMEP))
             || (!access.is_fetch() && supervisor && rights.user && smap);
-        if forbidden { Err(self.fault(ErrorCode::PRESENT)) } else { Ok(()) }
+        let key = rights.user && self.key_forbids(leaf, write_protect);
+        let mut code = ErrorCode::PRESENT;
+        code.set(ErrorCode::KEY, key);
+        if forbidden || key { Err(self.fault(code)) } else { Ok(()) }
+    }
+
+    /// Source: SDM vol. 3, 4.6.2 "Protection Keys".
+    fn key_forbids(&self, leaf: u64, write_protect: bool) -> bool {
+        let keys = self.mode.is_long() && self.registers.cr4.contains(Cr4::PKE);
+        let bits = self.access.pkru >> (2 * (leaf >> 59 & 15)) & 3;
+        let write = bits & 2 != 0 && self.access.is_write() && write_protect;
+        keys && !self.access.is_fetch() && (bits & 1 != 0 || write)
     }
 
     /// The address in a leaf with the offset into its page.

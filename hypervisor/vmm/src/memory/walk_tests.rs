@@ -66,7 +66,10 @@ fn fill(memory: &mut GuestMemory<FakeMemory>, mode: PagingMode, mut seed: u64) {
     }
 }
 
-fn registers(mode: PagingMode, [wp, nxe, no_execute, no_access, pse]: [bool; 5]) -> Registers {
+fn registers(
+    mode: PagingMode,
+    [wp, nxe, no_execute, no_access, pse, keys]: [bool; 6],
+) -> Registers {
     let paged = mode != PagingMode::None;
     let pae = paged && mode != PagingMode::TwoLevel;
     let bit = |set: bool, bit: u64| if set { bit } else { 0 };
@@ -76,6 +79,7 @@ fn registers(mode: PagingMode, [wp, nxe, no_execute, no_access, pse]: [bool; 5])
         | bit(no_execute, 1 << 20)
         | bit(no_access, 1 << 21)
         | bit(pse, 1 << 4)
+        | bit(keys, 1 << 22)
         | la57;
     Registers {
         cr0: Cr0::from_bits_retain(cr0),
@@ -97,7 +101,7 @@ fn expected(
         cr3: registers.cr3,
         cr4: registers.cr4.bits(),
         efer: registers.efer.bits(),
-        pkru: 0,
+        pkru: access.pkru,
         pdptes: core::array::from_fn(|index| memory.load_u64(Gpa::new(index as u64 * 8)).unwrap()),
         maxphyaddr: PHYSICAL_BITS,
         gib_pages: true,
@@ -128,7 +132,8 @@ proptest! {
     fn a_walk_ends_where_the_reference_says_in_every_mode(
         seed: u64,
         mode in proptest::sample::select(PagingMode::ALL.as_slice()),
-        controls: [bool; 5],
+        controls: [bool; 6],
+        pkru: u32,
         addresses in proptest::collection::vec(any::<u64>(), 64),
         [user, ac, implicit]: [bool; 3],
     ) {
@@ -141,7 +146,7 @@ proptest! {
             let gva = if mode.is_long() { gva.cast_unsigned() } else { address & 0xffff_ffff };
             for kind in [AccessKind::Read, AccessKind::Write, AccessKind::Execute] {
                 let implicit = implicit && !user && kind != AccessKind::Execute;
-                let access = Access { kind, user, implicit, ac, pkru: 0 };
+                let access = Access { kind, user, implicit, ac, pkru };
                 let found = memory.walk(&registers, PHYSICAL_BITS, Gva::new(gva), access);
                 let found = match found {
                     Ok(walk) => Ok(walk.gpa.as_u64()),
@@ -166,7 +171,7 @@ fn four_level() -> (GuestMemory<FakeMemory>, Registers) {
         memory.place(Gpa::new(at), &entry.to_le_bytes()).unwrap();
     }
     while memory.writes().take().is_some() {}
-    (memory, registers(PagingMode::FourLevel, [true, false, false, false, false]))
+    (memory, registers(PagingMode::FourLevel, [true, false, false, false, false, false]))
 }
 
 #[test]

@@ -116,6 +116,10 @@ impl Vcpu for VmxVcpu {
         }
     }
 
+    fn pkru(&self) -> u32 {
+        if self.extended.pkru { self.access(|_| cpu::pkru()) } else { 0 }
+    }
+
     fn debug_register(&self, number: u8) -> u64 {
         match slot_of(number) {
             Some(slot) => self.access(|_| cpu::debug_registers()[slot]),
