@@ -148,6 +148,9 @@ pub(crate) struct TestArgs {
     /// The slow guests too
     #[arg(long)]
     pub(crate) all: bool,
+    /// Put what came of the guests into the table in FILE
+    #[arg(long, value_name = "FILE", conflicts_with = "host")]
+    pub(crate) status: Option<PathBuf>,
     /// Emulators at the same time [default: up to 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) jobs: Option<u8>,

@@ -32,6 +32,7 @@ mod process;
 mod progress;
 mod run;
 mod setup;
+mod status;
 mod test;
 mod toolchain;
 mod verdict;
@@ -67,7 +68,7 @@ fn dispatch(verb: Verb) -> Result<u8> {
         Verb::Build => build(&workspace)?,
         Verb::Image(args) => run::write_image(&workspace, &args, &from)?,
         Verb::Run(args) => return run::run(&workspace, &args, &from),
-        Verb::Test(args) => test::test(&workspace, &args)?,
+        Verb::Test(args) => test::test(&workspace, &args, &from)?,
         Verb::Bench(args) => bench::bench(&workspace, &args, &from)?,
         Verb::Peer(args) => peer::peer(&workspace, &args, &from)?,
         Verb::Experiment(args) => experiment::experiment(&workspace, &args, &from)?,

@@ -22,6 +22,7 @@ use crate::process::{self, on_path};
 use crate::progress;
 use crate::run;
 use crate::setup::{self, Need};
+use crate::status::{self, Row};
 use crate::workspace::{FREESTANDING, Workspace, cargo};
 
 const HOST_LIMIT: Duration = Duration::from_secs(45 * 60);
@@ -30,7 +31,7 @@ const HOST_LIMIT: Duration = Duration::from_secs(45 * 60);
 const TAIL: usize = 25;
 
 /// Runs what `args` ask for; without arguments, all but the slow guests.
-pub(crate) fn test(workspace: &Workspace, args: &TestArgs) -> Result<()> {
+pub(crate) fn test(workspace: &Workspace, args: &TestArgs, from: &Path) -> Result<()> {
     if args.matrix.is_none() {
         host_tests()?;
     }
@@ -45,7 +46,12 @@ pub(crate) fn test(workspace: &Workspace, args: &TestArgs) -> Result<()> {
     }
     prepare(workspace, &cells)?;
     let jobs = args.jobs.map_or_else(default_jobs, usize::from);
-    let guests = report(&run_all(&cells, &matrix, jobs));
+    let finished = run_all(&cells, &matrix, jobs);
+    if let Some(file) = &args.status {
+        let rows: Vec<Row> = finished.iter().map(|cell| cell.row.clone()).collect();
+        status::write(&from.join(file), &rows, &Workspace::commit())?;
+    }
+    let guests = report(&finished);
     if args.matrix.is_some() {
         return guests;
     }
@@ -103,6 +109,8 @@ struct Finished {
     elapsed: Duration,
     /// Why it failed.
     fault: Option<String>,
+    /// Its line for the table of the status.
+    row: Row,
 }
 
 /// Runs the cells, `jobs` at a time, each announced as it ends.
@@ -134,7 +142,9 @@ fn run_cell(cell: &Cell, matrix: &Matrix, bar: &ProgressBar) -> Finished {
         Ok(outcome) => (judged(cell, &outcome), Some(outcome)),
         Err(error) => (Some(error.to_string()), None),
     };
+    let row = row(cell, outcome.as_ref(), fault.is_none());
     let finished = Finished {
+        row,
         name: cell.to_string(),
         verdict: outcome.as_ref().map_or_else(String::new, |outcome| outcome.verdict.to_string()),
         elapsed: outcome.as_ref().map_or(Duration::ZERO, |outcome| outcome.elapsed),
@@ -143,6 +153,18 @@ fn run_cell(cell: &Cell, matrix: &Matrix, bar: &ProgressBar) -> Finished {
     bar.inc(1);
     bar.suspend(|| announce(&finished, outcome.as_ref()));
     finished
+}
+
+fn row(cell: &Cell, outcome: Option<&Outcome>, as_expected: bool) -> Row {
+    Row {
+        name: cell.to_string(),
+        devices: cell.run.devices.of_image().name(),
+        verdict: outcome.map_or_else(|| "not run".into(), |outcome| outcome.verdict.to_string()),
+        as_expected,
+        sums: outcome.and_then(|outcome| status::sums(&outcome.text)),
+        counted: cell.run.icount,
+        seconds: outcome.map_or(0.0, |outcome| outcome.elapsed.as_secs_f64()),
+    }
 }
 
 fn attempt(cell: &Cell, matrix: &Matrix) -> Result<Outcome> {
