@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod hypercall;
 pub mod mmio;
 pub mod options;
 pub mod port;
@@ -18,11 +19,11 @@ pub use options::{DeviceSet, Mmu, OptionError, Options};
 pub use verdict::Verdict;
 
 /// EAX of a hypercall (VMCALL or VMMCALL) that does nothing but return.
-pub const HYPERCALL_NOP: u32 = 0;
+pub const HYPERCALL_NOP: u32 = hypercall::NOP;
 /// EAX of the hypercall that zaps all shadow pages. Returns 0 in EAX.
-pub const HYPERCALL_ZAP_ALL: u32 = 1;
+pub const HYPERCALL_ZAP_ALL: u32 = hypercall::ZAP_ALL;
 /// EAX returned for a hypercall number the hypervisor does not know.
-pub const HYPERCALL_UNKNOWN: u32 = u32::MAX;
+pub const HYPERCALL_UNKNOWN: u32 = hypercall::UNKNOWN;
 /// CPUID leaf with the hypervisor's signature in EBX, ECX, EDX.
 pub const CPUID_SIGNATURE_LEAF: u32 = 0x4000_0000;
 /// The signature in CPUID leaf [`CPUID_SIGNATURE_LEAF`].

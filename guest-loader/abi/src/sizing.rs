@@ -3,6 +3,7 @@
 //! The image divides the machine's RAM by these figures before it has a heap, and the
 //! tools size the emulated machine by them.
 
+use crate::hypercall::WINDOW_BYTES;
 use crate::{Mmu, Options};
 
 const MIB: u64 = 1 << 20;
@@ -81,7 +82,7 @@ impl Options<'_> {
         // Nested tables, were the guest's RAM mapped by 4 KiB pages.
         let nested = self.guest_bytes() / 256;
         let pools = self.shadow_pool_bytes() + nested;
-        self.guest_bytes() + pools + self.hermit_bytes() + FIXED_BYTES
+        self.guest_bytes() + WINDOW_BYTES + pools + self.hermit_bytes() + FIXED_BYTES
     }
 }
 

@@ -9,6 +9,9 @@ use crate::oracle::Controls;
 /// EFER.
 pub const EFER: u32 = 0xc000_0080;
 const NXE: u64 = 1 << 11;
+/// IA32_MTRR_PHYSBASE7.
+const MTRR_BASE: u32 = 0x20e;
+const CD: u64 = 1 << 30;
 const WP: u64 = 1 << 16;
 const PSE: u64 = 1 << 4;
 const OSFXSR: u64 = 1 << 9;
@@ -89,6 +92,21 @@ pub fn load_root(root: u64) {
 pub fn enable_sse() {
     // SAFETY: no code of ours uses SSE, and FXSR and SSE exist on any 64-bit processor.
     unsafe { write_cr4(read_cr4() | OSFXSR) }.expect("CR4.OSFXSR exists");
+}
+
+/// Turns CR0.CD on and off again: caching is off for a moment.
+pub fn toggle_caching() {
+    let cr0 = read_cr0();
+    // SAFETY: memory stays what it is, however it is cached.
+    unsafe { write_cr0(cr0 | CD).and_then(|()| write_cr0(cr0)) }.expect("CR0.CD exists");
+}
+
+/// Changes a variable MTRR, and back; it is not enabled at any moment.
+pub fn toggle_memory_types() {
+    let old = rdmsr(MTRR_BASE).expect("CPUID shows MTRRs");
+    // SAFETY: the range is disabled as long as its mask register says so.
+    unsafe { wrmsr(MTRR_BASE, old ^ 1 << 12).and_then(|()| wrmsr(MTRR_BASE, old)) }
+        .expect("an MTRR takes an address");
 }
 
 /// Writes PKRU; CR4.PKE must be set.

@@ -123,6 +123,27 @@ pub fn vmmcall(number: u32) -> Result<u32, Exception> {
     result.map(|()| eax)
 }
 
+/// VMCALL with `number` in EAX and arguments in RDI and RSI; gives EAX.
+pub fn vmcall_with(number: u32, rdi: u64, rsi: u64) -> Result<u32, Exception> {
+    let mut eax = number;
+    // SAFETY: calls that change memory are told where by their arguments, which are the
+    // caller's affair, as for `memory::write`.
+    let result = unsafe {
+        guarded!("vmcall", inout("eax") eax, in("rdi") rdi, in("rsi") rsi, options(nostack))
+    };
+    result.map(|()| eax)
+}
+
+/// VMMCALL with `number` in EAX and arguments in RDI and RSI; gives EAX.
+pub fn vmmcall_with(number: u32, rdi: u64, rsi: u64) -> Result<u32, Exception> {
+    let mut eax = number;
+    // SAFETY: as for `vmcall_with`.
+    let result = unsafe {
+        guarded!("vmmcall", inout("eax") eax, in("rdi") rdi, in("rsi") rsi, options(nostack))
+    };
+    result.map(|()| eax)
+}
+
 /// Declares a read of a control register.
 macro_rules! control_read {
     ($name:ident, $register:literal) => {

@@ -2,7 +2,7 @@
 
 use anchorite_abi::{CPUID_SIGNATURE, CPUID_SIGNATURE_LEAF};
 
-use crate::instructions::cpuid;
+use crate::instructions::{cpuid, vmcall_with, vmmcall_with};
 
 /// The processor's vendor, as far as guests care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,4 +48,16 @@ pub fn physical_address_bits() -> u32 {
         0x8000_0008.. => cpuid(0x8000_0008, 0).eax & 0xff,
         _ => 36,
     }
+}
+
+/// The hypercall `number` with two arguments: what comes back in EAX.
+///
+/// # Panics
+/// Where the processor does not know the instruction: ask [`is_anchorite`] first.
+pub fn hypercall(number: u32, rdi: u64, rsi: u64) -> u32 {
+    let answer = match vendor() {
+        Vendor::Amd => vmmcall_with(number, rdi, rsi),
+        Vendor::Intel => vmcall_with(number, rdi, rsi),
+    };
+    answer.expect("a hypervisor takes hypercalls")
 }

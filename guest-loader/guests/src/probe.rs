@@ -117,6 +117,11 @@ pub fn call(code: u64, rdi: u64, rsi: u64) -> Outcome {
     enter(rdi, rsi, code, 0, FIXED_FLAGS)
 }
 
+/// As [`call`] by privilege level 3, with its stack's top at `stack`.
+pub fn call_user(code: u64, stack: u64, rdi: u64, rsi: u64) -> Outcome {
+    enter(rdi, rsi, code, stack, FIXED_FLAGS)
+}
+
 fn enter(address: u64, value: u64, code: u64, user_stack: u64, flags: u64) -> Outcome {
     // SAFETY: whatever the code does ends in `finish`, which brings control back with the
     // stack as it was. What it writes is the caller's affair, as for `memory::write`.

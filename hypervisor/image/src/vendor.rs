@@ -2,7 +2,9 @@
 
 use crate::failure::Failure;
 use crate::{fail, guest, report};
+use anchorite_abi::hypercall::WINDOW_BYTES;
 use anchorite_abi::{Options, text};
+use anchorite_addr::PAGE_BYTES;
 use anchorite_platform::boot::Boot;
 use anchorite_platform::clock;
 use anchorite_platform::cpu::{self, Extension};
@@ -12,7 +14,7 @@ use anchorite_shadow::AnyMmu;
 use anchorite_svm::{Npt, SvmCpu, SvmVcpu};
 use anchorite_vcpu::{Capabilities, NestedFormat, Unavailable, Vcpu};
 use anchorite_vmm::cpuid::Cpuid;
-use anchorite_vmm::machine::{Config, Machine};
+use anchorite_vmm::machine::{Config, Machine, Window};
 use anchorite_vmm::translation::{Combined, Nested, Translation};
 use anchorite_vmm::until::Until;
 use anchorite_vmx::{Ept, VmxCpu, VmxVcpu};
@@ -97,6 +99,7 @@ fn run_with<B: Vcpu, T: Translation>(
         limit_seconds: options.timeout_s,
         reset_passes: options.reset_passes,
         zaps_per_second: options.zap_rate,
+        window: Some(Window { host: ram.window().frame(), frames: WINDOW_BYTES / PAGE_BYTES }),
         devices: guest::devices(options, ram),
     };
     let mut machine = Machine::new(vcpu, translation, ram.clone(), host, cpuid, config);

@@ -60,6 +60,8 @@ pub struct Counters {
     pub reinjected: u64,
     /// Pages with tables given to the guest to write to, because nobody could in its place.
     pub unprotected: u64,
+    /// Zap-alls because of CR0.CD and MTRRs.
+    pub memory_types: u64,
     /// Zap-alls that the clock asked for.
     pub timed_zaps: u64,
     /// TLB flushes requested from the backend.
@@ -82,6 +84,7 @@ impl Default for Counters {
             exceptions: 0,
             reinjected: 0,
             unprotected: 0,
+            memory_types: 0,
             timed_zaps: 0,
             tlb_flushes: 0,
             fetch_walks: 0,
@@ -132,7 +135,7 @@ impl Counters {
     }
 
     /// Counters by the names that `kvm_stat` uses.
-    pub fn kvm_names(&self) -> [(&'static str, u64); 20] {
+    pub fn kvm_names(&self) -> [(&'static str, u64); 21] {
         let count = |reason| self.cost(reason).count;
         [
             ("exits", self.exits()),
@@ -151,6 +154,7 @@ impl Counters {
             ("req_event", self.reinjected),
             ("tlb_flush", self.tlb_flushes),
             ("mmu_unprotected", self.unprotected),
+            ("mtrr_zaps", self.memory_types),
             ("timed_zaps", self.timed_zaps),
             ("guest_ticks", self.guest_ticks),
             ("host_ticks", self.exit_ticks()),

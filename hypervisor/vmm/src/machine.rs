@@ -16,10 +16,19 @@ use crate::start::StartState;
 use crate::translation::Translation;
 use crate::until::Until;
 use alloc::string::String;
-use anchorite_addr::Gfn;
+use anchorite_addr::{Gfn, Hfn};
 use anchorite_shadow::Registers as PagingRegisters;
 use anchorite_vcpu::{ControlRegister, Cr4, Vcpu, Vector};
 use core::num::NonZeroU64;
+
+/// Memory that the guest adds, moves and deletes by hypercalls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Its first host frame.
+    pub host: Hfn,
+    /// How many 4 KiB frames follow.
+    pub frames: u64,
+}
 
 /// What can be chosen when a machine is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +37,8 @@ pub struct Config {
     pub limit_seconds: u32,
     /// All shadow pages are zapped so many times a second while the guest runs; 0 for never.
     pub zaps_per_second: u32,
+    /// The remap window, which lies nowhere at first.
+    pub window: Option<Window>,
     /// A reset, a triple fault among them, is how the guest ends well.
     pub reset_passes: bool,
     /// What the devices are.
@@ -40,6 +51,7 @@ impl Default for Config {
             limit_seconds: 60,
             reset_passes: false,
             zaps_per_second: 0,
+            window: None,
             devices: devices::Config::default(),
         }
     }

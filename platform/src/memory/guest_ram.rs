@@ -13,12 +13,15 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[derive(Clone, Debug)]
 pub struct GuestRam {
     range: Range<u64>,
+    /// Of these the last bytes are the remap window's.
+    window_bytes: u64,
 }
 
 impl GuestRam {
-    /// The guest's RAM at `range`, which nobody else may use from now on.
-    pub(super) const fn new(range: Range<u64>) -> Self {
-        Self { range }
+    /// The guest's RAM at `range`, which nobody else may use from now on. Its last bytes
+    /// are no RAM at first but the remap window's.
+    pub(super) const fn new(range: Range<u64>, window_bytes: u64) -> Self {
+        Self { range, window_bytes }
     }
 
     /// The first byte.
@@ -26,9 +29,14 @@ impl GuestRam {
         Hpa::new(self.range.start)
     }
 
-    /// Bytes of it.
+    /// Bytes of RAM.
     pub const fn bytes(&self) -> u64 {
-        self.range.end - self.range.start
+        self.range.end - self.range.start - self.window_bytes
+    }
+
+    /// Where the remap window's memory begins.
+    pub const fn window(&self) -> Hpa {
+        Hpa::new(self.range.end - self.window_bytes)
     }
 
     /// Where `bytes` bytes at `at` are mapped, aligned to `alignment`.

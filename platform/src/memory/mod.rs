@@ -22,6 +22,9 @@ pub use modules::{Module, modules};
 pub use shadow::ShadowMachine;
 pub use split::{NoRoom, take, take_low};
 
+#[cfg(target_os = "none")]
+use anchorite_abi::hypercall::WINDOW_BYTES;
+
 /// Where physical address 0 is mapped; see [`crate::boot`].
 pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 /// Physical memory within reach of the direct map; RAM above stays unused.
@@ -50,7 +53,8 @@ impl Memory {
         options: &anchorite_abi::Options<'_>,
     ) -> Result<Self, NoRoom> {
         let mut free = layout.free().collect();
-        let guest = GuestRam::new(take(&mut free, options.guest_bytes())?);
+        let bytes = options.guest_bytes() + WINDOW_BYTES;
+        let guest = GuestRam::new(take(&mut free, bytes)?, WINDOW_BYTES);
         let region = match options.shadow_pool_bytes() {
             0 => None,
             bytes => Some(take(&mut free, bytes)?),

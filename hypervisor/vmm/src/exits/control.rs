@@ -195,6 +195,9 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             self.tell_translation(ControlRegister::Cr0, registers)?;
         }
         self.vcpu.set_control(ControlRegister::Cr0, new.bits());
+        if (old ^ new).contains(Cr0::CD) {
+            self.memory_types_changed();
+        }
         Ok(())
     }
 

@@ -75,6 +75,14 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         }
     }
 
+    /// The guest changed CR0.CD or an MTRR: whatever was made with the old memory types in
+    /// mind goes. Ours are write-back throughout, so nothing else follows from it.
+    #[cold]
+    pub(crate) fn memory_types_changed(&mut self) {
+        self.counters.memory_types += 1;
+        self.translation.zap_all();
+    }
+
     /// Lets devices see the time and the console's input.
     pub(crate) fn serve_devices(&mut self) {
         self.left = self.left.max(self.host.ticks().min(self.deadline));

@@ -14,6 +14,7 @@ mod msr;
 mod nested_fault;
 mod page_fault;
 mod table_write;
+mod window;
 
 pub(crate) use io::is_lightest;
 pub(crate) use misc::hidden_instruction;

@@ -67,8 +67,12 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             Behaviour::Vcpu { msr, valid, .. } if valid.accepts(value, self.linear_bits) => {
                 self.vcpu.set_msr(msr, value);
             }
-            Behaviour::Stored { valid, .. } if valid.accepts(value, self.linear_bits) => {
+            Behaviour::Stored { initial, valid } if valid.accepts(value, self.linear_bits) => {
+                let changed = self.msrs.load(index, initial) != value;
                 self.msrs.store(index, value);
+                if changed && valid.is_memory_type() {
+                    self.memory_types_changed();
+                }
             }
             Behaviour::Constant { write: ConstantWrite::Ignored, .. } => {}
             Behaviour::Efer => return self.write_efer(value),

@@ -141,6 +141,11 @@ impl<M: HostMemory> GuestMemory<M> {
         })
     }
 
+    /// Whether [`write`](Self::write) could store `bytes` bytes at `gpa`.
+    pub fn check(&self, gpa: Gpa, bytes: u64) -> Result<(), AccessError> {
+        self.check_writable(gpa, bytes, Writer::Guest)
+    }
+
     /// Stores `from` at `gpa`, into read-only memory too: for the loader.
     pub fn place(&mut self, gpa: Gpa, from: &[u8]) -> Result<(), AccessError> {
         self.through_the_door(gpa, from.len() as u64, Writer::Loader, |host, hpa, done, bytes| {

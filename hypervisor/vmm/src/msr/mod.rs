@@ -77,6 +77,11 @@ impl Msrs {
 }
 
 impl Valid {
+    /// Whether the register says of which type memory is (an MTRR).
+    pub const fn is_memory_type(self) -> bool {
+        matches!(self, Self::RangeTypes | Self::RangeBase | Self::RangeMask | Self::RangeDefault)
+    }
+
     /// Whether a register of this kind takes `value`, where canonical addresses have
     /// `linear_bits` bits.
     pub fn accepts(self, value: u64, linear_bits: u32) -> bool {

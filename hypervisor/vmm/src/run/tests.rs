@@ -3,10 +3,11 @@
 extern crate std;
 
 use crate::action::{Outcome, Stop};
-use crate::fake::{Done, FakeMachine, FakeVcpu, HERTZ, io, machine, out, program_pic};
+use crate::fake::{Done, FakeMachine, FakeVcpu, HERTZ, HOST_BASE, io, machine, out, program_pic};
 use crate::host::Host;
+use crate::machine::Window;
 use anchorite_abi::{Verdict, port};
-use anchorite_addr::{Gfn, Gpa};
+use anchorite_addr::{Gfn, Gpa, Hpa};
 use anchorite_vcpu::exit::{ControlAccess, ControlExit, DebugExit, Direction, ExceptionExit};
 use anchorite_vcpu::exit::{NestedAccess, NestedFault};
 use anchorite_vcpu::{
@@ -279,6 +280,81 @@ mod instructions {
                 .after(move |vcpu| assert_eq!(vcpu.registers[Gpr::Rax], answer), VmExit::Pause);
             finish(vcpu);
         }
+    }
+
+    /// A machine with 16 frames of remap window, whose guest makes `calls`: number, RDI,
+    /// answer.
+    fn window_calls(cpl: u8, calls: &'static [(u32, u64, u32)]) -> FakeMachine {
+        let mut vcpu = FakeVcpu::default();
+        vcpu.cpl = cpl;
+        for &(number, argument, answer) in calls {
+            vcpu = vcpu
+                .after(
+                    move |vcpu| {
+                        vcpu.registers[Gpr::Rax] = number.into();
+                        vcpu.registers[Gpr::Rdi] = argument;
+                    },
+                    VmExit::Hypercall,
+                )
+                .after(
+                    move |vcpu| {
+                        let got = vcpu.registers[Gpr::Rax];
+                        assert_eq!(got, u64::from(answer), "call {number} of {argument:#x}");
+                    },
+                    VmExit::Pause,
+                );
+        }
+        let mut machine = machine(vcpu);
+        let host = Hpa::new(HOST_BASE).frame();
+        machine.config.window = Some(Window { host, frames: 16 });
+        assert_eq!(machine.run().verdict(), Verdict::Pass, "{}", machine.host.console());
+        machine
+    }
+
+    #[test]
+    fn the_window_is_where_the_guest_put_it_last_and_bad_calls_change_nothing() {
+        use anchorite_abi::hypercall::*;
+        let machine = window_calls(
+            0,
+            &[
+                (WINDOW_FRAMES, 0, 16),
+                (WINDOW_DELETE, 0, REFUSED),
+                (WINDOW_MOVE, 0xd000_0000, REFUSED),
+                (WINDOW_READ_ONLY, 1, REFUSED),
+                (WINDOW_ADD, 0x1000, REFUSED),
+                (WINDOW_ADD, 0xd000_0001, REFUSED),
+                (WINDOW_ADD, !0xfff, REFUSED),
+                (WINDOW_ADD, 0xd000_0000, 0),
+                (WINDOW_ADD, 0xe000_0000, REFUSED),
+                (WINDOW_MOVE, 0xd000_f000, 0),
+                (WINDOW_MOVE, 0x1000, REFUSED),
+                (WINDOW_READ_ONLY, 2, REFUSED),
+                (WINDOW_READ_ONLY, 1, 0),
+                (DIRTY_START, 0, REFUSED),
+                (DIRTY_HARVEST, 0x2000, REFUSED),
+                (DIRTY_STOP, 0, REFUSED),
+                (10, 0, UNKNOWN),
+            ],
+        );
+        let slots: Vec<_> = machine.memory.slots().iter().skip(1).collect();
+        assert_eq!(slots.len(), 1);
+        assert_eq!((slots[0].first, slots[0].frames), (Gfn::new(0xd_000f), 16));
+        assert!(slots[0].read_only);
+    }
+
+    #[test]
+    fn only_the_kernel_may_change_the_machine() {
+        use anchorite_abi::hypercall::*;
+        let calls = &[(NOP, 0, 0), (ZAP_ALL, 0, DENIED), (WINDOW_ADD, 0xd000_0000, DENIED)];
+        let machine = window_calls(3, calls);
+        assert_eq!(machine.memory.slots().iter().count(), 1);
+    }
+
+    #[test]
+    fn caching_that_goes_on_or_off_counts_as_a_change_of_memory_types() {
+        let toggled = write_control(0, (Cr0::PE | Cr0::CD).bits());
+        assert_eq!(finish(toggled).counters.memory_types, 1);
+        assert_eq!(finish(write_control(0, Cr0::PE.bits())).counters.memory_types, 0);
     }
 
     #[test]

@@ -5,10 +5,10 @@
 //! while the guest's CR0.PG is clear, nested tables map its memory one to one.
 
 use super::{Entry, FaultOutcome, Nested, OutOfTables, Shadow, TableFrames, Translation};
-use crate::memory::{GuestWrite, Memslots, SlotChange};
+use crate::memory::{GuestWrite, Memslots, SlotChange, SlotId};
 use alloc::string::String;
 use alloc::vec::Vec;
-use anchorite_addr::{Gpa, Gva};
+use anchorite_addr::{Gfn, Gpa, Gva};
 use anchorite_shadow::{Access, Cr0, Invpcid, RegisterFault, Registers, ShadowMmu, Usage};
 use anchorite_vcpu::exit::NestedFault;
 use anchorite_vcpu::{ControlRegister, NestedFormat};
@@ -173,6 +173,18 @@ impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Translation for Combined<F, 
         if let Some(shadow) = self.shadow_mut() {
             shadow.limit(pages);
         }
+    }
+
+    fn start_dirty_log(&mut self, id: SlotId) -> bool {
+        self.shadow_mut().is_some_and(|shadow| shadow.start_dirty_log(id))
+    }
+
+    fn stop_dirty_log(&mut self, id: SlotId) -> bool {
+        self.shadow_mut().is_some_and(|shadow| shadow.stop_dirty_log(id))
+    }
+
+    fn harvest_dirty(&mut self, id: SlotId, dirty: &mut dyn FnMut(Gfn)) -> bool {
+        self.shadow_mut().is_some_and(|shadow| shadow.harvest_dirty(id, dirty))
     }
 
     fn unprotect(&mut self, gpa: Gpa) {

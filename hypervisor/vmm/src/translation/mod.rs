@@ -12,10 +12,10 @@ pub use combined::Combined;
 pub use nested::{Nested, NestedStats, TableFrames};
 pub use shadow::Shadow;
 
-use crate::memory::{GuestWrite, Memslots, SlotChange};
+use crate::memory::{GuestWrite, Memslots, SlotChange, SlotId};
 use alloc::string::String;
 use alloc::vec::Vec;
-use anchorite_addr::{Gpa, Gva};
+use anchorite_addr::{Gfn, Gpa, Gva};
 use anchorite_shadow::{Access, Invpcid, PageFault, RegisterFault, Registers, Usage};
 use anchorite_vcpu::exit::NestedFault;
 use anchorite_vcpu::{ControlRegister, FlushScope, Root};
@@ -63,6 +63,17 @@ pub trait Translation {
 
     /// Limits the number of shadow pages; nothing where there are none.
     fn limit(&mut self, pages: u32);
+
+    /// Starts to log which frames of the slot named `id` are written to; `false` where no
+    /// log is kept.
+    fn start_dirty_log(&mut self, id: SlotId) -> bool;
+
+    /// Ends the log of the slot named `id`.
+    fn stop_dirty_log(&mut self, id: SlotId) -> bool;
+
+    /// Tells `dirty` of each frame written to since the last harvest, in order. Frames
+    /// written to from now on are in the next one.
+    fn harvest_dirty(&mut self, id: SlotId, dirty: &mut dyn FnMut(Gfn)) -> bool;
 
     /// Lets the guest write to the page at `gpa` itself although page tables lie there: an
     /// instruction that nobody can carry out in its place is to do it. The tables are

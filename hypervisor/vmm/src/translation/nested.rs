@@ -5,7 +5,7 @@
 //! slot, and dropping a slot never has to split one.
 
 use super::{Entry, FaultOutcome, OutOfTables, Translation};
-use crate::memory::{GuestWrite, Memslot, Memslots, SlotChange};
+use crate::memory::{GuestWrite, Memslot, Memslots, SlotChange, SlotId};
 use alloc::vec::Vec;
 use anchorite_addr::{Gfn, Gpa, Gva, Hpa, HpaPage, PageSize};
 use anchorite_shadow::{Access, Invpcid, RegisterFault, Registers, TableMemory, Usage};
@@ -257,6 +257,18 @@ impl<F: NestedFormat, A: TableFrames> Translation for Nested<F, A> {
 
     fn usage(&self) -> Option<Usage> {
         None
+    }
+
+    fn start_dirty_log(&mut self, _: SlotId) -> bool {
+        false
+    }
+
+    fn stop_dirty_log(&mut self, _: SlotId) -> bool {
+        false
+    }
+
+    fn harvest_dirty(&mut self, _: SlotId, _: &mut dyn FnMut(Gfn)) -> bool {
+        false
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

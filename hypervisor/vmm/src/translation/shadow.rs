@@ -9,7 +9,7 @@ use crate::memory::{GuestWrite, Memslot, Memslots, SlotChange, SlotId};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use anchorite_addr::{Gpa, Gva};
+use anchorite_addr::{Gfn, Gpa, Gva};
 use anchorite_shadow::{
     self as engine, Access, AddVcpuError, EnterError, FlushPromise, Invpcid, RegisterFault,
     Registers, RootFormat, ShadowMmu, SlotSpec, TlbFlush, Usage, VcpuId, Violation,
@@ -234,6 +234,23 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
     fn limit(&mut self, pages: u32) {
         let pages = if pages == 0 { self.quota } else { pages };
         self.outside().set_quota(pages);
+    }
+
+    fn start_dirty_log(&mut self, id: SlotId) -> bool {
+        let Some(name) = self.name_of(id) else { return false };
+        let started = self.outside().start_dirty_log(name);
+        started.map(|promise| self.keep(promise)).is_ok()
+    }
+
+    fn stop_dirty_log(&mut self, id: SlotId) -> bool {
+        let name = self.name_of(id);
+        name.is_some_and(|name| self.outside().stop_dirty_log(name).is_ok())
+    }
+
+    fn harvest_dirty(&mut self, id: SlotId, dirty: &mut dyn FnMut(Gfn)) -> bool {
+        let Some(name) = self.name_of(id) else { return false };
+        let harvested = self.outside().harvest_dirty(name, dirty);
+        harvested.map(|promise| self.keep(promise)).is_ok()
     }
 
     fn unprotect(&mut self, gpa: Gpa) {

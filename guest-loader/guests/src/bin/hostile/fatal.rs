@@ -81,7 +81,7 @@ fn own_table_stack(frames: &mut Frames, space: Space) -> Status {
     space.map(frames, REGION + 0x1000, table, FULL, 1);
     reload_cr3();
     interrupt_on(REGION + 0x1000 + 0xff8);
-    let pushed: u64 = read(table + 0xff0);
+    let pushed: u64 = read(table + 0xfe8);
     println!("hostile: {pushed:#x} pushed");
     if pushed == DATA_SELECTOR.into() { Status::PASS } else { Status::FAIL }
 }

@@ -42,9 +42,7 @@ pub(crate) fn check(report: &mut Report, frames: &mut Frames, space: Space) {
     }
     across_pages(report, frames, space);
     unknown_stores(report, frames, space);
-    if false {
-        own_page(report, frames, space);
-    }
+    own_page(report, frames, space);
 }
 
 /// An address that leads to one of two pages, by bit 12 of its entry of `level`.
