@@ -3,7 +3,8 @@
 //!
 //! Command line: `shown=` and `hidden=` name features, with commas in between, that must
 //! or must not be shown here, so that no check is left out unseen. `silent=` names those
-//! whose instructions this processor neither switches off nor intercepts. `only=` leaves
+//! of which this processor does not raise each fault: it neither switches off nor
+//! intercepts their instructions. `only=` leaves
 //! out all others.
 #![no_std]
 #![no_main]
@@ -26,26 +27,26 @@ struct Feature {
     name: &'static str,
     /// Its CPUID bit: leaf, register (0 for EAX to 3 for EDX), number.
     bit: (u32, usize, u32),
-    works: fn(&mut Report),
+    works: fn(&mut Report, silent: bool),
     faults: fn(&mut Report, silent: bool),
 }
 
 const FEATURES: &[Feature] = &[
-    feature("pge", (1, 3, 13), paging::global_pages, |r, _| refused(r, CR4_PGE)),
-    feature("pse-36", (1, 3, 17), paging::pse_36, |_, _| {}),
-    feature("nx", (0x8000_0001, 3, 20), rights::no_execute, |r, _| rights::no_nxe(r)),
-    feature("smep", (7, 1, 7), rights::smep, |r, _| refused(r, CR4_SMEP)),
-    feature("smap", (7, 1, 20), rights::smap, |r, _| refused(r, CR4_SMAP)),
+    feature("pge", (1, 3, 13), |r, _| paging::global_pages(r), |r, _| refused(r, CR4_PGE)),
+    feature("pse-36", (1, 3, 17), |r, _| paging::pse_36(r), |_, _| {}),
+    feature("nx", (0x8000_0001, 3, 20), |r, _| rights::no_execute(r), |r, _| rights::no_nxe(r)),
+    feature("smep", (7, 1, 7), |r, _| rights::smep(r), |r, _| refused(r, CR4_SMEP)),
+    feature("smap", (7, 1, 20), |r, _| rights::smap(r), |r, _| refused(r, CR4_SMAP)),
     feature("pku", (7, 2, 3), rights::protection_keys, |r, _| rights::no_keys(r)),
-    feature("umip", (7, 2, 2), rights::umip, |r, _| refused(r, CR4_UMIP)),
-    feature("fsgsbase", (7, 1, 0), state::bases, |r, _| state::no_bases(r)),
-    feature("xsave", (1, 2, 26), state::xsave, |r, _| state::no_xsave(r)),
-    feature("rdtscp", (0x8000_0001, 3, 27), state::rdtscp, state::no_rdtscp),
-    feature("pcid", (1, 2, 17), paging::pcids, |r, _| refused(r, CR4_PCIDE)),
-    feature("invpcid", (7, 1, 10), paging::invpcid, |r, _| paging::no_invpcid(r)),
-    feature("pdpe1gb", (0x8000_0001, 3, 26), paging::gigabyte, paging::no_gigabyte),
-    feature("la57", (7, 2, 16), paging::five_levels, |r, _| paging::four_levels(r)),
-    feature("mtrr", (1, 3, 12), state::mtrr, |r, _| state::no_mtrr(r)),
+    feature("umip", (7, 2, 2), |r, _| rights::umip(r), |r, _| refused(r, CR4_UMIP)),
+    feature("fsgsbase", (7, 1, 0), |r, _| state::bases(r), |r, _| state::no_bases(r)),
+    feature("xsave", (1, 2, 26), |r, _| state::xsave(r), |r, _| state::no_xsave(r)),
+    feature("rdtscp", (0x8000_0001, 3, 27), |r, _| state::rdtscp(r), state::no_rdtscp),
+    feature("pcid", (1, 2, 17), |r, _| paging::pcids(r), |r, _| refused(r, CR4_PCIDE)),
+    feature("invpcid", (7, 1, 10), |r, _| paging::invpcid(r), |r, _| paging::no_invpcid(r)),
+    feature("pdpe1gb", (0x8000_0001, 3, 26), |r, _| paging::gigabyte(r), paging::no_gigabyte),
+    feature("la57", (7, 2, 16), |r, _| paging::five_levels(r), |r, _| paging::four_levels(r)),
+    feature("mtrr", (1, 3, 12), |r, _| state::mtrr(r), |r, _| state::no_mtrr(r)),
 ];
 
 pub(crate) const CR4_PSE: u64 = 1 << 4;
@@ -68,7 +69,7 @@ pub(crate) const UNDEFINED: Exception = Exception { vector: vector::INVALID_OPCO
 const fn feature(
     name: &'static str,
     bit: (u32, usize, u32),
-    works: fn(&mut Report),
+    works: fn(&mut Report, bool),
     faults: fn(&mut Report, bool),
 ) -> Feature {
     Feature { name, bit, works, faults }
@@ -88,11 +89,8 @@ fn run(boot: &BootInfo) -> Status {
         if listed("shown", name) || listed("hidden", name) {
             report.same(format_args!("CPUID shows {name}"), shown, listed("shown", name));
         }
-        if shown {
-            (feature.works)(&mut report);
-        } else {
-            (feature.faults)(&mut report, listed("silent", name));
-        }
+        let checks = if shown { feature.works } else { feature.faults };
+        checks(&mut report, listed("silent", name));
     }
     never_shown(&mut report);
     report.finish()
