@@ -41,10 +41,12 @@ fn look(policy: Policy) -> Look {
     };
     let dashed = match policy {
         Policy::Batch(size) => size != 10,
-        Policy::Quota | Policy::Background => true,
+        Policy::Quota => true,
         _ => false,
     };
-    Look { colour, dashed, corners }
+    // Each lies under another that it often cannot be told from.
+    let broad = matches!(policy, Policy::Walk | Policy::Background);
+    Look { colour, dashed, broad, corners }
 }
 
 /// The policies that occur, in their order.
@@ -85,7 +87,10 @@ fn lines(
             records.iter().copied().filter(|record| record.policy() == Some(policy)).collect();
         Series { look: look(policy), points: points(&own), marked }
     };
-    policies(records).into_iter().map(line).filter(|line| !line.points.is_empty()).collect()
+    let lines = policies(records).into_iter().map(line).filter(|line| !line.points.is_empty());
+    let mut lines: Vec<Series> = lines.collect();
+    lines.sort_by_key(|line| !line.look.broad);
+    lines
 }
 
 fn heights(series: &[Series]) -> impl Iterator<Item = f64> + '_ {
@@ -246,8 +251,9 @@ fn recycle(records: &[&Record]) -> Figure {
             bars,
         }
     });
-    let legend =
-        SPLIT.map(|(name, colour)| (name.to_owned(), Look { colour, dashed: false, corners: 4 }));
+    let legend = SPLIT.map(|(name, colour)| {
+        (name.to_owned(), Look { colour, dashed: false, broad: false, corners: 4 })
+    });
     Figure { columns: 2, panels: panels.collect(), legend: legend.to_vec() }
 }
 

@@ -194,7 +194,7 @@ fn arguments(run: &Run<'_>) -> Result<RunArgs> {
 fn repeat(runs: &[Run<'_>], store: &Store, commit: &str) -> Result<()> {
     let Some(run) = runs.first() else { return Ok(()) };
     let again = boot(run, commit)?;
-    if store.get(&run.key()).is_some_and(|record| *record != again) {
+    if store.get(&run.key()).is_some_and(|record| !record.is_repeated_by(&again)) {
         println!("experiment: the run {} does not repeat", run.key());
         return Err(Error::Checks { failed: 1, what: "repetitions" });
     }
@@ -210,7 +210,8 @@ fn write(records: &[&Record], design: &Design, commit: &str, out: &Path) -> Resu
         figures.push(name);
     }
     let facts = Facts {
-        commit: commit.into(),
+        // Of what was measured, which may be older than the text that tells of it.
+        commit: records.first().map_or(commit, |record| record.commit.as_str()).into(),
         seeds: design.seeds,
         quick: design.quick,
         done: [records.len(), design.runs(&Policy::ALL).count()],

@@ -150,8 +150,20 @@ pub(super) fn number(value: f64) -> String {
 pub(super) struct Look {
     pub(super) colour: RGBColor,
     pub(super) dashed: bool,
+    /// Drawn broad, below what may lie on it.
+    pub(super) broad: bool,
     /// Corners of its marks: 0 for a disc, 3, 4, …
     pub(super) corners: u8,
+}
+
+impl Look {
+    fn stroke(self, scale: u32) -> ShapeStyle {
+        if self.broad {
+            self.colour.mix(0.35).stroke_width(9 * scale)
+        } else {
+            self.colour.stroke_width(2 * scale)
+        }
+    }
 }
 
 /// A line.
@@ -233,7 +245,7 @@ impl Figure {
         let mut x = 20 * unit;
         for (name, look) in &self.legend {
             let line = vec![(x, middle), (x + 24 * unit, middle)];
-            area.draw(&PathElement::new(line, look.colour.stroke_width(2 * scale)))?;
+            area.draw(&PathElement::new(line, look.stroke(scale)))?;
             let polygon = Polygon::new(mark(*look, scale), look.colour.filled());
             area.draw(&(EmptyElement::at((x + 12 * unit, middle)) + polygon))?;
             area.draw(&Text::new(name.clone(), (x + 30 * unit, middle), style.clone()))?;
@@ -275,7 +287,7 @@ impl Panel {
         for series in &self.series {
             let points: Vec<(f64, f64)> =
                 series.points.iter().map(|(x, y)| (self.x.place(*x), self.y.place(*y))).collect();
-            let style = series.look.colour.stroke_width(2 * scale);
+            let style = series.look.stroke(scale);
             if series.look.dashed {
                 let (dash, gap) = (6 * scale, 4 * scale);
                 chart.draw_series(DashedLineSeries::new(

@@ -118,6 +118,11 @@ impl Record {
         Policy::named(&self.policy).ok()
     }
 
+    /// Whether another boot gave the very same figures.
+    pub(super) fn is_repeated_by(&self, other: &Self) -> bool {
+        Self { commit: other.commit.clone(), ..self.clone() } == *other
+    }
+
     pub(super) fn p99(&self) -> u64 {
         self.quantiles.get(P99).copied().unwrap_or_default()
     }
