@@ -19,7 +19,7 @@
 //! | [`devices`], [`emulate`] | the devices; instructions that access them |
 //! | [`firmware`] | the tables that a PC's firmware leaves in memory |
 //! | [`counters`] | what the exits were and cost |
-//! | [`bench`] | a benchmark guest's commands, its zaps timed |
+//! | [`mod@bench`] | a benchmark guest's commands, its zaps timed |
 //! | [`samples`] | how many shadow pages were in use, when the guest asked |
 //! | [`action`] | what a handler decided, how a run ended |
 //! | [`host`] | what the machine asks of the host |

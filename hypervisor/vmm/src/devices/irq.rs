@@ -2,7 +2,7 @@
 //!
 //! [`Interrupts`] is what the run loop asks before every entry: one flag that says
 //! whether a vector waits, kept up to date by whoever changes something. Vectors come
-//! from two places: a [`VectorQueue`] in front of the vCPU, which guests fill through a
+//! from two places: a queue in front of the vCPU, which guests fill through a
 //! test port and which keeps interrupts that were taken but not delivered, and the
 //! interrupt controllers that the devices' lines end in.
 
