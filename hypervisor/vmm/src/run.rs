@@ -42,36 +42,30 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// a tenth of the cheapest.
     fn round_trips(&mut self) -> Result<Infallible, Stop> {
         loop {
-            self.round_trip()?;
-        }
-    }
+            self.make_ready()?;
+            let entered = self.host.ticks();
+            self.counters.record(self.kind, entered.wrapping_sub(self.left));
 
-    #[inline]
-    fn round_trip(&mut self) -> Result<(), Stop> {
-        self.make_ready()?;
-        let entered = self.host.ticks();
-        self.counters.record(self.kind, entered.wrapping_sub(self.left));
+            let exit = self.vcpu.run();
 
-        let exit = self.vcpu.run();
-
-        self.left = self.host.ticks();
-        self.counters.guest_ticks += self.left.wrapping_sub(entered);
-        if self.left >= self.wake {
-            self.due()?;
+            self.left = self.host.ticks();
+            self.counters.guest_ticks += self.left.wrapping_sub(entered);
+            if self.left >= self.wake {
+                self.due()?;
+            }
+            // The most frequent exit first: the compiler then knows its reason.
+            let action = if let VmExit::Io(io) = exit {
+                self.kind = Kind::of(exit.reason());
+                if is_lightest(io) { self.skip_io(io) } else { self.io(io) }
+            } else {
+                self.kind = Kind::of(exit.reason());
+                self.dispatch(&exit)
+            };
+            match action {
+                ExitAction::SkipInstruction(length) => self.advance(length),
+                _ => self.apply(action)?,
+            }
         }
-        // The most frequent exit first: the compiler then knows its reason.
-        let action = if let VmExit::Io(io) = exit {
-            self.kind = Kind::of(exit.reason());
-            if is_lightest(io) { self.skip_io(io) } else { self.io(io) }
-        } else {
-            self.kind = Kind::of(exit.reason());
-            self.dispatch(&exit)
-        };
-        match action {
-            ExitAction::SkipInstruction(length) => self.advance(length),
-            _ => self.apply(action)?,
-        }
-        Ok(())
     }
 
     /// The alarm rings, or the devices have something to do.
