@@ -43,8 +43,10 @@ const CR3_NO_FLUSH: u64 = 1 << 63;
 const CR3_PCID: u64 = 0xfff;
 /// The bits of CR3 that hold the address of the four PDPTEs.
 const PDPT_ADDRESS: u64 = 0xffff_ffe0;
-/// Bits of a present PDPTE that must be zero: 1, 2 and 5–8.
-const PDPTE_RESERVED: u64 = 0x1e6;
+/// Bits of a present PDPTE that must be zero: 1, 2 and 6–8. So must 5, but a processor
+/// that walks PDPTEs in memory under nested paging may have set it as A (QEMU 7.2 does);
+/// the shadow engine, whose processor never sees them, refuses it.
+const PDPTE_RESERVED: u64 = 0x1c6;
 
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     pub(crate) fn control(&mut self, exit: ControlExit) -> ExitAction {

@@ -198,7 +198,9 @@ impl<M: HostMemory> Walker<'_, M> {
         if self.mode == PagingMode::Pae {
             reserved |= 0x7ff << 52;
             if level == 3 {
-                return reserved | NO_EXECUTE | 0x1e6;
+                // A (bit 5) is reserved here too, but a processor that walks PDPTEs in memory
+                // under nested paging may set it (QEMU 7.2 does), and goes on with it.
+                return reserved | NO_EXECUTE | 0x1c6;
             }
         }
         match (level, large) {

@@ -571,9 +571,11 @@ mod control_registers {
         };
         let loaded = Some([0x2001, 0x3001, 0, 0x5001]);
         assert_eq!(enable(0x3001, 0x1020), (loaded, vec![]));
+        let accessed = Some([0x2001, 0x3021, 0, 0x5001]);
+        assert_eq!(enable(0x3021, 0x1020), (accessed, vec![]), "as a walking processor left it");
         let absent = Some([0x2001, 0x1e6, 0, 0x5001]);
         assert_eq!(enable(0x1e6, 0x1020), (absent, vec![]), "not present: any bits will do");
-        for bad in [0x3003, 0x3021, 0x3101, 1 << 40 | 1, 1 << 63 | 1] {
+        for bad in [0x3003, 0x3041, 0x3101, 1 << 40 | 1, 1 << 63 | 1] {
             assert_eq!(enable(bad, 0x1020), (None, vec![GP]), "{bad:#x}");
         }
         assert_eq!(enable(0, 0x8000_0000), (None, vec![GP]), "no memory");
