@@ -127,8 +127,8 @@ pub struct Loaded {
 ///
 /// RAM that is not written keeps what it holds: hand in memory that is all zero.
 /// On an error some of it may have been written.
-pub fn load(guest: &Guest, ram: &mut impl GuestRam) -> Result<Loaded, LoadError> {
-    place_guest(guest, ram).map_err(|problem| LoadError { file: guest.name.into(), problem })
+pub fn load(guest: &Guest, mut ram: &mut dyn GuestRam) -> Result<Loaded, LoadError> {
+    place_guest(guest, &mut ram).map_err(|problem| LoadError { file: guest.name.into(), problem })
 }
 
 fn place_guest(guest: &Guest, ram: &mut impl GuestRam) -> Result<Loaded, Problem> {

@@ -60,3 +60,19 @@ pub trait GuestRam {
     /// Stores `bytes` zeroes at `start`.
     fn zero(&mut self, start: Gpa, bytes: u64) -> Result<(), OutsideRam>;
 }
+
+/// So that the loader is compiled once, in its own crate, where it runs once and is built
+/// for size.
+impl GuestRam for &mut dyn GuestRam {
+    fn memory_map(&self) -> &[MemoryRange] {
+        (**self).memory_map()
+    }
+
+    fn write(&mut self, start: Gpa, bytes: &[u8]) -> Result<(), OutsideRam> {
+        (**self).write(start, bytes)
+    }
+
+    fn zero(&mut self, start: Gpa, bytes: u64) -> Result<(), OutsideRam> {
+        (**self).zero(start, bytes)
+    }
+}
