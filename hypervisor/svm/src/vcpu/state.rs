@@ -54,10 +54,12 @@ impl SvmVcpu {
         if !self.is_nested() {
             return self.view;
         }
+        let efer = Efer::from_bits_retain(get!(self.vmcb, save.efer)) - Efer::SVME;
         GuestControl {
             cr0: Cr0::from_bits_retain(get!(self.vmcb, save.cr0)),
             cr4: Cr4::from_bits_retain(get!(self.vmcb, save.cr4)),
-            efer: Efer::from_bits_retain(get!(self.vmcb, save.efer)) - Efer::SVME,
+            // Written through `apply` only, which may hold it back.
+            efer: efer | self.view.efer & Efer::LME,
         }
     }
 
@@ -66,9 +68,19 @@ impl SvmVcpu {
         let hardware = HardwareControl::new(view, self.root.unwrap_or(NO_ROOT));
         set!(self.vmcb, save.cr0, hardware.cr0);
         set!(self.vmcb, save.cr4, hardware.cr4);
-        set!(self.vmcb, save.efer, hardware.efer);
+        let held_back = if self.long_mode_is_far(view) { Efer::LME.bits() } else { 0 };
+        set!(self.vmcb, save.efer, hardware.efer & !held_back);
         self.dirty(Clean::CONTROL_REGISTERS);
         self.view = view;
+    }
+
+    /// QEMU 7.2 destroys the host's state at an exit of a guest with LME set while PG and
+    /// PAE are clear. Such a guest has to set PAE, which exits, before LME matters.
+    fn long_mode_is_far(&self, view: GuestControl) -> bool {
+        self.raw.emulated_by_qemu
+            && self.is_nested()
+            && !view.cr0.contains(Cr0::PG)
+            && !view.cr4.contains(Cr4::PAE)
     }
 
     /// CR3 as the guest reads it.

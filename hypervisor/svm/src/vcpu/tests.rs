@@ -12,8 +12,8 @@ use anchorite_addr::{Hpa, HpaPage};
 use anchorite_vcpu::exit::ExceptionExit;
 use anchorite_vcpu::root::ShadowFormat;
 use anchorite_vcpu::{
-    ControlRegister, Event, EventKind, Extended, FlushScope, Gpr, GuestMsr, HostPages, Page, Root,
-    Segment, SegmentRegister, Vcpu, Vector, VmExit,
+    ControlRegister, Cr4, Efer, Event, EventKind, Extended, FlushScope, Gpr, GuestMsr, HostPages,
+    Page, Root, Segment, SegmentRegister, Vcpu, Vector, VmExit,
 };
 use std::boxed::Box;
 use std::string::String;
@@ -220,6 +220,20 @@ fn what_qemus_delivery_of_an_exception_raises_exits_until_something_else_is_inje
         vcpu.inject(Event::interrupt(Vector(0x40)));
         vcpu.arm_event();
         assert_eq!(get!(vcpu.vmcb, control.exceptions), 1 << 1);
+    }
+}
+
+#[test]
+fn qemu_does_not_see_long_mode_enabled_before_pae_is() {
+    for (emulated_by_qemu, held_back) in [(true, true), (false, false)] {
+        let mut vcpu = vcpu(SvmFeatures::empty(), emulated_by_qemu);
+        let in_hardware = |vcpu: &SvmVcpu| get!(vcpu.vmcb, save.efer) & Efer::LME.bits() != 0;
+        vcpu.set_control(ControlRegister::Efer, Efer::LME.bits());
+        assert_eq!(vcpu.control(ControlRegister::Efer), Efer::LME.bits());
+        assert_eq!(in_hardware(&vcpu), !held_back);
+        vcpu.set_control(ControlRegister::Cr4, Cr4::PAE.bits());
+        assert_eq!(vcpu.control(ControlRegister::Efer), Efer::LME.bits());
+        assert!(in_hardware(&vcpu));
     }
 }
 
