@@ -20,6 +20,7 @@
 //! mapped one to one, and runs without floating point (the target is soft-float).
 //! It also runs on a machine without our hypervisor: [`machine::is_anchorite`] tells.
 #![no_std]
+#![allow(clippy::missing_panics_doc, reason = "a panic fails the guest and says why")]
 
 pub mod boot;
 pub mod console;

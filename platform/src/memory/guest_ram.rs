@@ -58,6 +58,7 @@ impl GuestRam {
     /// Eight 4-byte words, checked once for all and each read atomically.
     #[inline]
     pub(super) fn load_eight_u32(&self, at: Hpa) -> Result<[u32; 8], OutsideHostMemory> {
+        #[expect(clippy::cast_ptr_alignment, reason = "the alignment is checked")]
         let first = self.pointer(at, 32, 4)?.cast::<u32>();
         // SAFETY: all eight are in bounds and aligned; atomic, since the guest may write them.
         let load = |n| unsafe { AtomicU32::from_ptr(first.add(n)) }.load(Ordering::Relaxed);
@@ -67,6 +68,7 @@ impl GuestRam {
     /// Eight 8-byte words, checked once for all and each read atomically.
     #[inline]
     pub(super) fn load_eight_u64(&self, at: Hpa) -> Result<[u64; 8], OutsideHostMemory> {
+        #[expect(clippy::cast_ptr_alignment, reason = "the alignment is checked")]
         let first = self.pointer(at, 64, 8)?.cast::<u64>();
         // SAFETY: as for `load_eight_u32`.
         let load = |n| unsafe { AtomicU64::from_ptr(first.add(n)) }.load(Ordering::Relaxed);

@@ -13,6 +13,7 @@
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "edits its own page tables and holds measured loops")]
+#![expect(clippy::inline_always, reason = "a call would be measured too")]
 
 mod edit;
 mod fork;
@@ -35,7 +36,10 @@ use section::Bench;
 
 entry!(run);
 
-const SECTIONS: [(&str, fn(&mut Bench)); 10] = [
+/// A section's name on the command line, and what runs it.
+type Section = (&'static str, fn(&mut Bench));
+
+const SECTIONS: [Section; 10] = [
     ("exits", instructions::run),
     ("cr3", instructions::roots),
     ("edit", edit::run),

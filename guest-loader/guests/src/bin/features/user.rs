@@ -106,9 +106,10 @@ fn prepare() {
     bytes[2..].copy_from_slice(&new[1].to_le_bytes());
     // SAFETY: the same segments as before, and two more; the table is static.
     unsafe { asm!("lgdt [{}]", in(reg) &raw const bytes, options(nostack, readonly)) };
-    // SAFETY: the runtime's TSS descriptor.
-    let descriptor =
-        [0, 8].map(|word| unsafe { ((own + TSS_SELECTOR + word) as *const u64).read_volatile() });
+    let descriptor = [0, 8].map(|word| {
+        // SAFETY: the runtime's TSS descriptor.
+        unsafe { ((own + TSS_SELECTOR + word) as *const u64).read_volatile() }
+    });
     let low = descriptor[0] >> 16 & 0xff_ffff | descriptor[0] >> 56 << 24;
     let tss = low | descriptor[1] << 32;
     let top = STACK.0.get() as u64 + 4096;

@@ -37,6 +37,7 @@ impl Target {
     }
 
     /// `access` to the page as seen at `address`, at the place that suits its kind.
+    #[expect(clippy::unused_self, reason = "the places are laid out by `Target::new`")]
     pub(crate) fn access(&self, access: Access, address: u64) -> Access {
         let (offset, value) = match access.kind {
             Kind::Fetch => (0, 0),
@@ -94,9 +95,9 @@ impl Geometry {
         geometry
     }
 
-    /// The numbers of the combinations for an entry of `level`: bits 0–7 are P, W, U, A,
+    /// The numbers of the combinations for an entry: bits 0–7 are P, W, U, A,
     /// D, PS, NX, reserved. Of the entries that are not present a few do.
-    pub(crate) fn combinations(&self, _level: u32) -> impl Iterator<Item = u64> {
+    pub(crate) fn combinations() -> impl Iterator<Item = u64> {
         (0..256u64).filter(|number| number & 1 == 1 || number % 32 == 6)
     }
 
@@ -113,7 +114,7 @@ impl Geometry {
 
     /// Writes all combinations afresh; the target's own entry gets `key` as protection key.
     pub(crate) fn fill(&self, level: u32, key: u64, model: &Model) {
-        for combination in self.combinations(level) {
+        for combination in Self::combinations() {
             let index = combination + if level == self.top { TOP_FIRST } else { 0 };
             let value = self.value(level, combination, model) | key << KEY_SHIFT;
             write(self.tables[level as usize] + 8 * index, value);

@@ -84,7 +84,7 @@ impl Matrix {
         for access in accesses(self.model.controls) {
             geometry.fill(level, key, &self.model);
             reload_cr3();
-            for combination in geometry.combinations(level) {
+            for combination in Geometry::combinations() {
                 let address = geometry.address(level, combination);
                 self.case(&self.target.access(access, address));
             }

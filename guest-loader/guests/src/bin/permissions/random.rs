@@ -30,9 +30,9 @@ pub(crate) fn run(matrix: &mut Matrix, frames: &mut Frames, count: u64, seed: Op
         }
         tables.draw(matrix, &mut random);
         if random.below(4) == 0 {
-            reload_cr3()
+            reload_cr3();
         } else {
-            invlpg(tables.address)
+            invlpg(tables.address);
         }
         let mut kinds = accesses(matrix.model.controls);
         let chosen = random.below(accesses(matrix.model.controls).count() as u64) as usize;

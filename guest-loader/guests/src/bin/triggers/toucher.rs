@@ -70,6 +70,7 @@ impl Toucher {
     }
 
     /// Looks at all pages.
+    #[expect(clippy::unused_self, reason = "the pages are there only after `Toucher::new`")]
     pub(crate) fn look(&self, report: &mut Report, when: &str) {
         for page in 0..PAGES {
             let seen = Access::kernel(Kind::Read, address(page)).run();

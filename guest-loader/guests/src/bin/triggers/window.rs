@@ -38,6 +38,7 @@ impl Window {
         Self { base: 0, frames: frames.into(), written: 0 }
     }
 
+    #[expect(clippy::unused_self, reason = "what is done to the window, whatever its state")]
     fn call(&self, report: &mut Report, what: &str, number: u32, argument: u64) {
         report.equal(format_args!("{what} {argument:#x}"), hypercall(number, argument, 0), 0);
     }
@@ -97,6 +98,7 @@ impl Window {
         }
     }
 
+    #[expect(clippy::unused_self, reason = "what is true of the window, whatever its state")]
     fn absent_at(&self, report: &mut Report, at: u64) {
         write(at, 0u64);
         report.equal(format_args!("no memory at {at:#x}"), read::<u64>(at), u64::MAX);
@@ -168,9 +170,9 @@ impl Window {
             write(self.base + upper + 8 * index(VIA, 2), self.base + leaf | TABLE);
             write(top, self.base + upper | TABLE);
             if round % 2 == 0 {
-                invlpg(VIA)
+                invlpg(VIA);
             } else {
-                reload_cr3()
+                reload_cr3();
             }
             let seen = read_by_it();
             report.check(format_args!("tables at {place:#x}: {seen:x?}"), seen.value == 55);
