@@ -22,8 +22,8 @@ use crate::passive::{Passive, Slot};
 use crate::world;
 use anchorite_addr::{Hpa, HpaPage, PAGE_BYTES};
 use anchorite_vcpu::{
-    Capabilities, Cr0, Event, Extended, Gpr, HostPages, Instructions, Page, Registers, Rflags,
-    Root, Segment, SegmentAttributes, SegmentRegister, VmExit,
+    Capabilities, Cr0, Efer, Event, Extended, Gpr, HostPages, Instructions, Page, Registers,
+    Rflags, Root, Segment, SegmentAttributes, SegmentRegister, VmExit,
 };
 use core::cell::Cell;
 use core::ptr::NonNull;
@@ -95,6 +95,8 @@ pub struct SvmVcpu {
     paging_exits: bool,
     /// Exceptions exit that delivering another one can raise; see `watch_delivery`.
     delivery_watched: bool,
+    /// Bits of the guest's EFER that the hardware does not see yet.
+    held_back: Efer,
     permitted: Instructions,
     extended: Extended,
     /// What the next entry will check, as last written: QEMU 7.2 saves the *host's*
@@ -142,6 +144,7 @@ impl SvmVcpu {
             exceptions: 0,
             paging_exits: false,
             delivery_watched: false,
+            held_back: Efer::empty(),
             permitted: Instructions::all(),
             extended: from.extended,
             checked: Checked::default(),

@@ -58,8 +58,7 @@ impl SvmVcpu {
         GuestControl {
             cr0: Cr0::from_bits_retain(get!(self.vmcb, save.cr0)),
             cr4: Cr4::from_bits_retain(get!(self.vmcb, save.cr4)),
-            // Written through `apply` only, which may hold it back.
-            efer: efer | self.view.efer & Efer::LME,
+            efer: efer | self.held_back,
         }
     }
 
@@ -68,8 +67,9 @@ impl SvmVcpu {
         let hardware = HardwareControl::new(view, self.root.unwrap_or(NO_ROOT));
         set!(self.vmcb, save.cr0, hardware.cr0);
         set!(self.vmcb, save.cr4, hardware.cr4);
-        let held_back = if self.long_mode_is_far(view) { Efer::LME.bits() } else { 0 };
-        set!(self.vmcb, save.efer, hardware.efer & !held_back);
+        let far = self.long_mode_is_far(view);
+        self.held_back = if far { view.efer & Efer::LME } else { Efer::empty() };
+        set!(self.vmcb, save.efer, hardware.efer & !self.held_back.bits());
         self.dirty(Clean::CONTROL_REGISTERS);
         self.view = view;
     }
