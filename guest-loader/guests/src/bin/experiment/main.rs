@@ -7,8 +7,8 @@
 //!
 //! - each touch in the window after a zap: the memory read alone, between two RDTSCs. Those
 //!   that took longer than any touch without an exit can are the faults;
-//! - each zap, from the OUT to the next instruction, the guest's own code faulting back in
-//!   included;
+//! - each zap (or move of a memory slot), from the OUT or hypercall to the next instruction,
+//!   the guest's own code faulting back in included;
 //! - the work of all rounds together, without choosing what to touch and without idle time.
 //!
 //! Every value read goes into a checksum, so that two policies can be held against each
@@ -24,6 +24,7 @@
 #![no_std]
 #![no_main]
 
+mod aperture;
 mod fork;
 mod plan;
 mod random;
@@ -34,9 +35,9 @@ mod work;
 
 use anchorite_guests::abi::bench::Command;
 use anchorite_guests::timing::command;
-use anchorite_guests::{BootInfo, Report, Status, entry, println};
+use anchorite_guests::{BootInfo, Report, Status, entry, machine, println};
 
-use plan::Plan;
+use plan::{Plan, Workload};
 use work::Work;
 
 entry!(run);
@@ -53,6 +54,10 @@ fn run(boot: &BootInfo) -> Status {
             return Status::FAIL;
         }
     };
+    if plan.workload == Workload::Remap && !machine::is_anchorite() {
+        println!("experiment: workload=remap moves a memory slot, which only Anchorite offers");
+        return Status::FAIL;
+    }
     let mut work = Work::new(plan);
     (0..plan.warm).for_each(|_| work.round());
     work.begin();

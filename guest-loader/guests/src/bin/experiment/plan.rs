@@ -17,6 +17,9 @@ pub(crate) enum Workload {
     Fork,
     /// Sleeps for `idle` microseconds, then touches every page once.
     Idle,
+    /// Moves a memory slot in place of the zap, reads it where it lies now, then touches every
+    /// page once.
+    Remap,
 }
 
 /// The order in which pages are touched.
@@ -122,6 +125,7 @@ fn workload(name: &str) -> Result<Workload, Wrong> {
         "reader" => Workload::Reader,
         "fork" => Workload::Fork,
         "idle" => Workload::Idle,
+        "remap" => Workload::Remap,
         _ => return Err(Wrong::Word { name: "workload" }),
     })
 }

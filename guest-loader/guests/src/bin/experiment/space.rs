@@ -78,8 +78,7 @@ impl Space {
         mut frames: impl FnMut() -> u64,
         mut fill: impl FnMut(u64, u64),
     ) {
-        let pdpt = frames();
-        memory::write(self.root + 8 * (REGION >> 39), pdpt | TABLE);
+        let pdpt = self.pdpt(REGION, &mut frames);
         let mut directory = 0;
         for table in 0..tables {
             if table % 512 == 0 {
@@ -87,9 +86,24 @@ impl Space {
                 memory::write(pdpt + 8 * (table / 512), directory | TABLE);
             }
             let frame = frames();
-            memory::write(directory + 8 * (table % 512), frame | TABLE);
+            enter(directory, table % 512, frame);
             fill(table, frame);
         }
+    }
+
+    /// Puts a PDPT under the root, for `address`, which had none.
+    fn pdpt(self, address: u64, mut frames: impl FnMut() -> u64) -> u64 {
+        let pdpt = frames();
+        memory::write(self.root + 8 * (address >> 39 & 0x1ff), pdpt | TABLE);
+        pdpt
+    }
+
+    /// The same, and its first page directory below it.
+    pub(crate) fn directory(self, address: u64, mut frames: impl FnMut() -> u64) -> u64 {
+        let pdpt = self.pdpt(address, &mut frames);
+        let directory = frames();
+        memory::write(pdpt, directory | TABLE);
+        directory
     }
 
     /// Makes this the address space in use.
@@ -103,7 +117,17 @@ impl Space {
 
 /// Enters data page `page` as entry `leaf` of the page table in `frame`.
 pub(crate) fn map(frame: u64, leaf: u64, page: u64) {
-    memory::write(frame + 8 * leaf, (DATA + page * PAGE) | LEAF);
+    map_at(frame, leaf, DATA + page * PAGE);
+}
+
+/// Enters the page at `physical` as entry `leaf` of the page table in `frame`.
+pub(crate) fn map_at(frame: u64, leaf: u64, physical: u64) {
+    memory::write(frame + 8 * leaf, physical | LEAF);
+}
+
+/// Enters a page table as entry `index` of the page directory in `directory`.
+pub(crate) fn enter(directory: u64, index: u64, table: u64) {
+    memory::write(directory + 8 * index, table | TABLE);
 }
 
 /// The virtual address of an entry of the `table`th page table.
@@ -112,11 +136,18 @@ pub(crate) const fn address(table: u64, leaf: u64) -> u64 {
     REGION + table * TABLE_SPAN + leaf * PAGE
 }
 
-/// Reads the first word of the page at an address of the test region.
+/// Reads the first word of the page at an address of the test region or behind it.
 #[inline]
 pub(crate) fn read(address: u64) -> u64 {
     debug_assert!(address >= REGION);
-    // SAFETY: the caller names a page of the test region that was mapped; it lies behind
-    // all memory that Rust knows of.
+    // SAFETY: the caller names a page that `build` or `map_at` mapped; it lies behind all memory
+    // that Rust knows of.
     unsafe { (address as *const u64).read_volatile() }
+}
+
+/// Writes the first word of the page at an address of the test region or behind it.
+pub(crate) fn write(address: u64, value: u64) {
+    debug_assert!(address >= REGION);
+    // SAFETY: as for `read`.
+    unsafe { (address as *mut u64).write_volatile(value) }
 }

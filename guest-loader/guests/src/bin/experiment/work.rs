@@ -5,6 +5,7 @@ use anchorite_guests::instructions::rdtsc;
 use anchorite_guests::timing::command;
 use anchorite_guests::{Report, memory, println};
 
+use crate::aperture::Aperture;
 use crate::fork::Forks;
 use crate::plan::{Order, Plan, Workload};
 use crate::random::Random;
@@ -22,6 +23,7 @@ pub(crate) struct Work {
     plan: Plan,
     space: Space,
     forks: Option<Forks>,
+    aperture: Option<Aperture>,
     random: Random,
     pub(crate) meter: Meter,
 }
@@ -62,7 +64,12 @@ impl Work {
         }
         let fork = plan.workload == Workload::Fork;
         let forks = fork.then(|| Forks::new(&plan, &places, &mut pool));
+        let remap = plan.workload == Workload::Remap;
+        let aperture = remap.then(|| Aperture::new(space, || pool.take()));
         space.load();
+        if let Some(aperture) = &aperture {
+            aperture.fill();
+        }
         let meter = Meter {
             zaps: Samples::new(ZAPS, FAULTS - ZAPS),
             faults: Samples::new(FAULTS, DATA - FAULTS),
@@ -72,7 +79,7 @@ impl Work {
             sample: plan.sample,
             until_sample: plan.sample,
         };
-        Self { plan, space, forks, random, meter }
+        Self { plan, space, forks, aperture, random, meter }
     }
 
     /// Forgets what the rounds so far have measured.
@@ -84,7 +91,7 @@ impl Work {
 
     pub(crate) fn round(&mut self) {
         match self.plan.workload {
-            Workload::Rebuild | Workload::Idle => self.rebuild(),
+            Workload::Rebuild | Workload::Idle | Workload::Remap => self.rebuild(),
             Workload::Loop => self.at_random(),
             Workload::Reader => self.again_and_again(),
             Workload::Fork => self.fork(),
@@ -99,6 +106,9 @@ impl Work {
         }
         let meter = &mut self.meter;
         let start = rdtsc();
+        if let Some(aperture) = &self.aperture {
+            aperture.addresses().for_each(|address| meter.timed(address));
+        }
         for place in 0..self.plan.pages() {
             meter.timed(self.plan.address(ordered(place)));
         }
@@ -160,9 +170,11 @@ impl Work {
     }
 
     fn zap(&mut self) {
-        let zap = Command::ZapAll { timed: true };
         let start = rdtsc();
-        command(zap);
+        match &mut self.aperture {
+            Some(aperture) => aperture.go(),
+            None => command(Command::ZapAll { timed: true }),
+        }
         let ticks = rdtsc() - start;
         self.meter.zaps.push(ticks);
         self.meter.total += ticks;
