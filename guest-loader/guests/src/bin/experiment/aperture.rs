@@ -1,7 +1,7 @@
 //! A memory slot that moves, as a device's BAR or a ROM's shadow does: the remap window of the
 //! hypercalls, mapped at both places between which it goes.
 
-use anchorite_guests::abi::hypercall::{WINDOW_ADD, WINDOW_MOVE};
+use anchorite_guests::abi::hypercall::{WINDOW_ADD, WINDOW_DELETE};
 use anchorite_guests::machine::hypercall;
 
 use crate::space::{self, PAGE, Space, TABLE_SPAN};
@@ -41,10 +41,12 @@ impl Aperture {
         }
     }
 
-    /// Moves the window to the other place: a slot deleted and one added.
+    /// Deletes the slot and adds it at the other place, as a machine monitor does that
+    /// remaps a BAR.
     pub(crate) fn go(&mut self) {
+        assert_eq!(hypercall(WINDOW_DELETE, 0, 0), 0, "the window stays");
         self.place = 1 - self.place;
-        assert_eq!(hypercall(WINDOW_MOVE, PLACES[self.place], 0), 0, "the window stays");
+        assert_eq!(hypercall(WINDOW_ADD, PLACES[self.place], 0), 0, "the window has no place");
     }
 
     /// Virtual addresses of its pages where it is now.
