@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::cmdline::{DeviceSet, Mmu, ResetIs};
 use crate::emulator::{Boot, Cpu, On, choose};
@@ -60,14 +60,15 @@ pub(crate) struct Run {
     pub(crate) hide: Option<String>,
     /// Changes to QEMU's processor; without effect elsewhere.
     pub(crate) cpu_flags: Option<String>,
-    /// The shadow engine's zap policy.
-    pub(crate) zap: Option<String>,
+    /// The shadow engine's zap policies, one run each; the default one where none is named.
+    #[serde(default, deserialize_with = "one_or_many")]
+    pub(crate) zap: Vec<String>,
     /// Most shadow pages the engine may hold.
     #[serde(default)]
     pub(crate) shadow_pages: u32,
-    /// Zap-alls a second by the image's clock.
-    #[serde(default)]
-    pub(crate) zap_rate: u32,
+    /// Zap-alls a second by the image's clock, one run for each rate; 0 where none is named.
+    #[serde(default, deserialize_with = "one_or_many")]
+    pub(crate) zap_rate: Vec<u32>,
     /// Guest memory in MiB.
     pub(crate) mem: Option<u32>,
     #[serde(default)]
@@ -75,6 +76,22 @@ pub(crate) struct Run {
     /// Only run by `test --all`.
     #[serde(default)]
     pub(crate) slow: bool,
+}
+
+/// A value, or a list of values.
+fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> Result<Vec<T>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany<T> {
+        One(T),
+        Many(Vec<T>),
+    }
+    Ok(match OneOrMany::deserialize(from)? {
+        OneOrMany::One(value) => vec![value],
+        OneOrMany::Many(values) => values,
+    })
 }
 
 /// A guest that comes with a Debian package.
@@ -121,6 +138,8 @@ pub(crate) struct Cell {
     pub(crate) cpu: Cpu,
     pub(crate) on: On,
     pub(crate) mmu: Mmu,
+    pub(crate) zap: Option<String>,
+    pub(crate) zap_rate: u32,
 }
 
 impl fmt::Display for Cell {
@@ -128,6 +147,12 @@ impl fmt::Display for Cell {
         f.write_str(&self.run.guest)?;
         if let Some(label) = &self.run.label {
             write!(f, ":{label}")?;
+        }
+        if let ([_, _, ..], Some(zap)) = (self.run.zap.as_slice(), &self.zap) {
+            write!(f, " {zap}")?;
+        }
+        if self.run.zap_rate.len() > 1 {
+            write!(f, " {}", self.zap_rate)?;
         }
         let cpu = match self.cpu {
             Cpu::Amd => "amd",
@@ -163,8 +188,9 @@ impl Matrix {
             for &cpu in &run.cpu {
                 for &mmu in &run.mmu {
                     let (cpu, on) = choose(Some(cpu), run.on)?;
-                    let run = run.clone();
-                    cells.push(Cell { run, cpu, on, mmu });
+                    let cell =
+                        |(zap, zap_rate)| Cell { run: run.clone(), cpu, on, mmu, zap, zap_rate };
+                    cells.extend(run.zaps().map(cell));
                 }
             }
         }
@@ -174,6 +200,17 @@ impl Matrix {
 }
 
 impl Run {
+    /// Each policy with each rate.
+    fn zaps(&self) -> impl Iterator<Item = (Option<String>, u32)> + '_ {
+        let policies = self.zap.iter().cloned().map(Some);
+        let policies = policies.chain(self.zap.is_empty().then_some(None));
+        policies.flat_map(|policy| {
+            let rates = self.zap_rate.iter().copied();
+            let rates = rates.chain(self.zap_rate.is_empty().then_some(0));
+            rates.map(move |rate| (policy.clone(), rate))
+        })
+    }
+
     /// A run that could never pass, or that never happens, is a mistake in the file.
     fn check(&self) -> Result<()> {
         let fault = if self.cpu.is_empty() || self.mmu.is_empty() {
@@ -225,6 +262,25 @@ mod tests {
                 "hello amd qemu shadow",
                 "hello intel bochs nested",
                 "hello intel bochs shadow",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_run_is_multiplied_by_policies_and_rates_that_are_lists() {
+        let line = "mmu = [\"nested\", \"shadow\"]";
+        let with = |more: &str| {
+            let text = RUN.replace(line, &format!("mmu = [\"shadow\"]\n{more}"));
+            names(&Matrix::parse(&text).unwrap(), "amd", false)
+        };
+        assert_eq!(with("zap = \"walk\"\nzap_rate = 7"), ["hello amd qemu shadow"]);
+        assert_eq!(
+            with("zap = [\"walk\", \"tagged\"]\nzap_rate = [0, 9]"),
+            [
+                "hello walk 0 amd qemu shadow",
+                "hello walk 9 amd qemu shadow",
+                "hello tagged 0 amd qemu shadow",
+                "hello tagged 9 amd qemu shadow",
             ]
         );
     }

@@ -191,9 +191,9 @@ fn arguments(cell: &Cell) -> RunArgs {
             reset_is: run.reset_is,
             module: Vec::new(),
             hide: run.hide.clone(),
-            zap: run.zap.clone(),
+            zap: cell.zap.clone(),
             shadow_pages: run.shadow_pages,
-            zap_rate: run.zap_rate,
+            zap_rate: cell.zap_rate,
             // Every run of the matrix: an invariant that nobody checks is none.
             audit: true,
         },
