@@ -212,6 +212,9 @@ pub(crate) struct BenchArgs {
     /// Measure without Anchorite, and compare with nothing
     #[arg(long, conflicts_with = "accept")]
     pub(crate) bare: bool,
+    /// With `engine`: zap-alls of 131,072 and 1,048,576 pages instead, which take minutes
+    #[arg(long)]
+    pub(crate) large: bool,
     /// Append the results there, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

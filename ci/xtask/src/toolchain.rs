@@ -7,8 +7,10 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::process;
 use crate::workspace::Workspace;
 
 /// The rustup toolchain that does as well as Debian's packages.
@@ -16,6 +18,9 @@ const NIGHTLY: &str = "nightly-2025-01-01-x86_64-unknown-linux-gnu";
 
 /// The target of everything freestanding.
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
+
+/// A compiler that says its version for longer than this hangs.
+const VERSION_LIMIT: Duration = Duration::from_secs(60);
 
 /// A compiler that was found on this machine.
 #[derive(Clone, Debug)]
@@ -60,6 +65,16 @@ impl Compiler {
             command.env("LD_LIBRARY_PATH", prepended("LD_LIBRARY_PATH", libraries));
         }
         command
+    }
+
+    /// What `rustc --version` says.
+    pub(crate) fn version(&self) -> Result<String> {
+        let mut rustc = Command::new(self.bin.join("rustc"));
+        rustc.arg("--version");
+        if let Some(libraries) = &self.libraries {
+            rustc.env("LD_LIBRARY_PATH", prepended("LD_LIBRARY_PATH", libraries));
+        }
+        Ok(process::capture(&mut rustc, VERSION_LIMIT)?.trim().to_owned())
     }
 
     /// Does it bring clippy along?

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::results::Measured;
 use crate::error::{Error, Result};
@@ -19,6 +19,8 @@ const GATE: f64 = 0.02;
 #[derive(Debug)]
 pub(super) struct Baseline {
     path: PathBuf,
+    /// What compiled the code that was counted, where that is not the same on every machine.
+    compiler: Option<String>,
 }
 
 /// How a result stands to its baseline.
@@ -33,17 +35,25 @@ enum Standing {
 impl Baseline {
     /// The baseline of a guest with one kind of translation.
     pub(super) fn of(guest: &str, mmu: &str) -> Self {
-        Self { path: Path::new("ci/baselines").join(format!("{guest}-amd-{mmu}.json")) }
+        Self::named(&format!("{guest}-amd-{mmu}"), None)
     }
 
-    /// The baseline of the shadow engine on the host, under one policy.
-    pub(super) fn of_engine(policy: &str) -> Self {
-        Self { path: Path::new("ci/baselines").join(format!("shadow-{policy}.json")) }
+    /// A baseline of the shadow engine on the host. Counts depend on the compiler: the file
+    /// says which one it was.
+    pub(super) fn of_engine(name: &str, compiler: &str) -> Self {
+        Self::named(name, Some(compiler.to_owned()))
+    }
+
+    fn named(name: &str, compiler: Option<String>) -> Self {
+        Self { path: Path::new("ci/baselines").join(format!("{name}.json")), compiler }
     }
 
     /// Makes the results the baseline.
     pub(super) fn accept(&self, measured: &[Measured], reason: &str) -> Result<()> {
-        let head = json!({"schema": 1, "reason": reason, "commit": Workspace::commit()});
+        let mut head = json!({"schema": 1, "reason": reason, "commit": Workspace::commit()});
+        if let Some(compiler) = &self.compiler {
+            head["compiler"] = compiler.as_str().into();
+        }
         let mut text = format!("{head}\n");
         for one in measured {
             text += &one.line();
@@ -86,9 +96,26 @@ impl Baseline {
             println!("no baseline yet: {}", self.path.display());
             return Ok(Vec::new());
         };
-        let lines = text.lines().skip(1);
+        let mut lines = text.lines();
+        let head = lines.next().map(serde_json::from_str::<Value>);
+        let head = head.transpose().map_err(|error| Error::malformed(&self.path, error))?;
+        if let Some(remark) = self.other_compiler(&head.unwrap_or_default()) {
+            println!("{remark}");
+        }
         let parsed = lines.map(serde_json::from_str).collect::<Result<_, _>>();
         parsed.map_err(|error| Error::malformed(&self.path, error))
+    }
+}
+
+impl Baseline {
+    /// A remark where the baseline's figures are from code that another compiler made.
+    fn other_compiler(&self, head: &Value) -> Option<String> {
+        let ours = self.compiler.as_deref()?;
+        let theirs = head["compiler"].as_str().unwrap_or("an unknown compiler");
+        let path = self.path.display();
+        (ours != theirs).then(|| {
+            format!("note: {path} is from {theirs}; this is {ours}, which may explain differences")
+        })
     }
 }
 
@@ -120,7 +147,7 @@ mod tests {
 
     fn baseline(name: &str) -> Baseline {
         let file = format!("xtask-baseline-{name}-{}.json", std::process::id());
-        Baseline { path: std::env::temp_dir().join(file) }
+        Baseline { path: std::env::temp_dir().join(file), compiler: None }
     }
 
     #[test]
@@ -142,5 +169,16 @@ mod tests {
         assert!(file.compare(&slower).is_err());
         assert!(file.compare(&before[..1]).is_err(), "b is missing");
         fs::remove_file(&file.path).unwrap();
+    }
+
+    #[test]
+    fn figures_of_another_compiler_are_compared_with_a_remark() {
+        let mut file = baseline("compiler");
+        file.compiler = Some("rustc 1".into());
+        assert_eq!(file.other_compiler(&json!({"compiler": "rustc 1"})), None);
+        assert!(file.other_compiler(&json!({"compiler": "rustc 2"})).is_some());
+        assert!(file.other_compiler(&json!({})).is_some());
+        file.compiler = None;
+        assert_eq!(file.other_compiler(&json!({})), None);
     }
 }

@@ -1,84 +1,81 @@
-//! `bench engine` and `bench policies`: the shadow engine alone, on the host, its instructions
-//! counted by callgrind.
+//! `bench engine`: the shadow engine alone, on the host, its instructions counted by callgrind.
 //!
 //! The program that is counted, `hypervisor/shadow/benches/instructions`, says on standard
 //! output what each of callgrind's dumps is. It is built by the image's compiler, so that the
 //! baselines do not depend on the Rust that a machine happens to have.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::baseline::Baseline;
-use super::callgrind::{self, Counted};
+use super::callgrind::{Counted, Program};
 use super::results::{self, Common, Measured};
 use crate::cli::BenchArgs;
 use crate::error::{Error, Result};
 use crate::process;
 use crate::setup::{self, Need};
 use crate::toolchain::Compiler;
-use crate::workspace::{OUT, Workspace};
+use crate::workspace::Workspace;
 
 /// The argument of `bench` that means the engine's operations.
 pub(super) const ENGINE: &str = "engine";
-/// … and what a zap-all costs afterwards, under each policy.
-pub(super) const POLICIES: &str = "policies";
-
 /// Every zap policy of the engine.
-const ALL: [&str; 6] = ["walk", "batch", "quota", "reuse", "background", "tagged"];
+pub(super) const ALL: [&str; 6] = ["walk", "batch", "quota", "reuse", "background", "tagged"];
 /// By how much lookups may differ, however many of the directory's entries are stale (H11).
 const LOOKUP_GATE: f64 = 0.05;
-/// Callgrind is fifty times slower than the machine, and the largest guest is built in it.
-const LIMIT: Duration = Duration::from_secs(3600);
+/// The benchmark target of `anchorite-shadow` that is counted.
+const PROGRAM: &str = "instructions";
 const BUILD_LIMIT: Duration = Duration::from_secs(3600);
 
-/// Sizes of `bench policies`: tables, and the quota as a share of what they need.
-const REBUILDS: [(u64, Room); 3] =
-    [(1 << 14, Room::Tight), (1 << 14, Room::Double), (1 << 17, Room::Tight)];
-
-/// How many shadow pages there may be.
+/// How much is counted.
 #[derive(Clone, Copy, Debug)]
-enum Room {
-    /// Those of the guest, and 256 more.
-    Tight,
-    /// Twice those: a policy that takes free frames first never has to reuse any.
-    Double,
+enum Extent {
+    /// What the gate holds in every test run.
+    Quick,
+    /// Zap-alls whose pages take minutes to make under callgrind.
+    Large,
 }
 
-impl Room {
-    fn pages(self, tables: u64) -> u64 {
-        let needed = tables + tables / 512 + 256;
+impl Extent {
+    /// The program's word for it.
+    fn word(self) -> &'static str {
         match self {
-            Self::Tight => needed,
-            Self::Double => 2 * needed,
+            Self::Quick => "operations",
+            Self::Large => "largest",
+        }
+    }
+
+    /// The name of its baseline.
+    fn file(self, policy: &str) -> String {
+        match self {
+            Self::Quick => format!("shadow-{policy}"),
+            Self::Large => format!("shadow-{policy}-large"),
         }
     }
 }
 
-/// Counts the engine's operations and holds them against `ci/baselines/shadow-POLICY.json`.
+/// Counts the engine's operations and holds them against their baselines.
 pub(super) fn bench(workspace: &Workspace, args: &BenchArgs, from: &Path) -> Result<()> {
-    let program = build(workspace)?;
-    let mut failed = 0;
-    for policy in policies(args)? {
-        let measured = measure(&program, policy)?;
-        if let Some(file) = &args.json {
+    let engine = Engine::build(workspace)?;
+    let extent = if args.large { Extent::Large } else { Extent::Quick };
+    let all = engine.measure(&policies(args)?, extent)?;
+    if let Some(file) = &args.json {
+        for (_, measured) in &all {
             let results = results::Results { measured: measured.clone(), ..Default::default() };
             super::append(&from.join(file), &results)?;
         }
-        let baseline = Baseline::of_engine(policy);
-        match &args.reason {
-            Some(reason) if args.accept => baseline.accept(&measured, reason)?,
-            _ => failed += usize::from(worse(baseline.compare(&measured))?),
-        }
-        failed += usize::from(!lookups_are_even(&measured));
     }
-    match failed {
-        0 => Ok(()),
-        failed => Err(Error::Checks { failed, what: "comparisons of the engine's figures" }),
-    }
+    engine.judge(&all, extent, args.accept.then_some(args.reason.as_deref()).flatten())
+}
+
+/// What every test run counts: the operations under every policy, within a minute or two.
+pub(super) fn gate(workspace: &Workspace, accept: Option<&str>) -> Result<()> {
+    let engine = Engine::build(workspace)?;
+    let all = engine.measure(&ALL, Extent::Quick)?;
+    engine.judge(&all, Extent::Quick, accept)
 }
 
 /// Whether a comparison ended badly, rather than the tooling.
@@ -90,7 +87,8 @@ fn worse(outcome: Result<()>) -> Result<bool> {
     }
 }
 
-fn policies(args: &BenchArgs) -> Result<Vec<&'static str>> {
+/// The policies asked for.
+pub(super) fn policies(args: &BenchArgs) -> Result<Vec<&'static str>> {
     let Some(wanted) = &args.zap else { return Ok(ALL.to_vec()) };
     match ALL.into_iter().find(|policy| policy == wanted) {
         Some(policy) => Ok(vec![policy]),
@@ -101,53 +99,108 @@ fn policies(args: &BenchArgs) -> Result<Vec<&'static str>> {
     }
 }
 
-/// Builds the program for the host.
-fn build(workspace: &Workspace) -> Result<PathBuf> {
-    setup::ensure(workspace, &[Need::Compiler, Need::Valgrind])?;
-    let mut cargo = Compiler::find(workspace)?.cargo("build");
-    cargo
-        .args(["--package", "anchorite-shadow", "--bench", "instructions", "--profile", "bench"])
-        .args(["--message-format", "json-render-diagnostics", "--target-dir"])
-        .arg(workspace.target_dir("engine"));
-    let messages = process::capture(&mut cargo, BUILD_LIMIT)?;
-    let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let executable = artifacts
-        .filter(|message| message["target"]["name"] == "instructions")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
-    executable.ok_or_else(|| Error::malformed("cargo's messages", "no program was built"))
+/// The program that measures the engine, built.
+#[derive(Debug)]
+pub(super) struct Engine {
+    executable: PathBuf,
+    /// What it was compiled by.
+    compiler: String,
 }
 
-fn measure(program: &Path, policy: &str) -> Result<Vec<Measured>> {
-    eprintln!("callgrind: the engine's operations under policy {policy}");
-    // The zap-all of a million pages (`largest`) is not gated: making them takes a quarter of an
-    // hour under callgrind.
-    let (said, dumps) = count(program, policy, &[policy, "operations"])?;
-    let lines = result_lines(&said, &dumps)?;
-    let common = Common {
-        policy: policy.into(),
-        cpu: "host".into(),
-        mmu: ENGINE.into(),
-        commit: Workspace::commit(),
-    };
-    results::parse(&lines, &common)
+impl Engine {
+    /// Builds it for the host, optimized, without notes of source lines: they would make the
+    /// dumps four times as long.
+    pub(super) fn build(workspace: &Workspace) -> Result<Self> {
+        Self::build_with(workspace, "none")
+    }
+
+    /// … with notes of source lines; the code is the same.
+    pub(super) fn build_with_lines(workspace: &Workspace) -> Result<Self> {
+        Self::build_with(workspace, "line-tables-only")
+    }
+
+    fn build_with(workspace: &Workspace, debug: &str) -> Result<Self> {
+        setup::ensure(workspace, &[Need::Compiler, Need::Valgrind])?;
+        let compiler = Compiler::find(workspace)?;
+        let mut cargo = compiler.cargo("build");
+        cargo
+            .env("CARGO_PROFILE_BENCH_DEBUG", debug)
+            .args(["--package", "anchorite-shadow", "--bench", PROGRAM, "--profile", "bench"])
+            .args(["--message-format", "json-render-diagnostics", "--target-dir"])
+            .arg(workspace.target_dir("engine"));
+        let messages = process::capture(&mut cargo, BUILD_LIMIT)?;
+        let artifacts =
+            messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let executable = artifacts
+            .filter(|message| message["target"]["name"] == PROGRAM)
+            .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+            .ok_or_else(|| Error::malformed("cargo's messages", "no program was built"))?;
+        Ok(Self { executable, compiler: compiler.version()? })
+    }
+
+    pub(super) fn program(&self) -> Program<'_> {
+        Program { executable: &self.executable, name: PROGRAM }
+    }
+
+    /// Counts the operations under each policy, as many at a time as there are processors.
+    fn measure(
+        &self,
+        policies: &[&'static str],
+        extent: Extent,
+    ) -> Result<Vec<(&'static str, Vec<Measured>)>> {
+        in_parallel(policies, |policy| {
+            eprintln!("callgrind: the engine's {} under policy {policy}", extent.word());
+            let (said, dumps) = self.program().count(&[policy, extent.word()])?;
+            let common = Common {
+                policy: policy.into(),
+                cpu: "host".into(),
+                mmu: ENGINE.into(),
+                commit: Workspace::commit(),
+            };
+            Ok((policy, results::parse(&result_lines(&said, &dumps)?, &common)?))
+        })
+    }
+
+    /// Compares with the baselines; or, with the reason for it, makes the results the baselines.
+    fn judge(
+        &self,
+        all: &[(&str, Vec<Measured>)],
+        extent: Extent,
+        accept: Option<&str>,
+    ) -> Result<()> {
+        let mut failed = 0;
+        for (policy, measured) in all {
+            let baseline = Baseline::of_engine(&extent.file(policy), &self.compiler);
+            match accept {
+                Some(reason) => baseline.accept(measured, reason)?,
+                None => failed += usize::from(worse(baseline.compare(measured))?),
+            }
+            failed += usize::from(!lookups_are_even(measured));
+        }
+        match failed {
+            0 => Ok(()),
+            failed => Err(Error::Checks { failed, what: "comparisons of the engine's figures" }),
+        }
+    }
 }
 
-/// Runs the program under callgrind; returns what it printed, and the dumps.
-fn count(program: &Path, name: &str, words: &[&str]) -> Result<(String, Vec<Counted>)> {
-    let file = Path::new(OUT).join(format!("callgrind-{name}.out"));
-    fs::create_dir_all(OUT).map_err(Error::io(OUT))?;
-    let mut valgrind = Command::new("valgrind");
-    valgrind
-        .args(["--quiet", "--tool=callgrind", "--demangle=no", "--collect-atstart=no"])
-        .arg("--toggle-collect=*12instructions7counted17h*")
-        .arg("--dump-before=*12instructions4dump17h*")
-        .args(["--combine-dumps=yes", "--dump-line=no"])
-        .arg(format!("--callgrind-out-file={}", file.display()))
-        .arg(program)
-        .args(words);
-    let said = process::capture(&mut valgrind, LIMIT)?;
-    let text = fs::read_to_string(&file).map_err(Error::io(&file))?;
-    Ok((said, callgrind::dumps(&text)?))
+/// Does `work` for each policy, on all processors; the results in the order of the policies.
+pub(super) fn in_parallel<T: Send>(
+    policies: &[&'static str],
+    work: impl Fn(&'static str) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let jobs = thread::available_parallelism().map_or(1, usize::from);
+    let mut results = Vec::with_capacity(policies.len());
+    for group in policies.chunks(jobs) {
+        thread::scope(|scope| {
+            let started: Vec<_> = group.iter().map(|policy| scope.spawn(|| work(policy))).collect();
+            results.extend(started.into_iter().map(|thread| match thread.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }));
+        });
+    }
+    results.into_iter().collect()
 }
 
 /// The lines of results that `results::parse` reads.
@@ -169,15 +222,18 @@ fn result_lines(said: &str, dumps: &[Counted]) -> Result<String> {
 }
 
 /// What the program said about a dump.
-struct Section<'a> {
+pub(super) struct Section<'a> {
     kind: &'a str,
-    name: &'a str,
+    pub(super) name: &'a str,
     /// Tables, leaves and count.
     shape: &'a str,
 }
 
 /// Every dump with what it is. The last one is that of the program's end.
-fn sections<'a>(said: &'a str, dumps: &[Counted]) -> Result<Vec<(Section<'a>, Counted)>> {
+pub(super) fn sections<'a>(
+    said: &'a str,
+    dumps: &[Counted],
+) -> Result<Vec<(Section<'a>, Counted)>> {
     let section = |line: &'a str| {
         let (kind, rest) = line.split_once(' ')?;
         let (name, shape) = rest.split_once(' ')?;
@@ -203,44 +259,6 @@ fn lookups_are_even(measured: &[Measured]) -> bool {
         println!("lookups cost {least} to {most} instructions, depending on what is stale: WORSE");
     }
     even
-}
-
-/// Counts, for each policy, a zap-all and every fault that rebuilds what it took; prints a table
-/// in the form of `hypervisor/docs/benchmarks.md`.
-pub(super) fn compare_policies(workspace: &Workspace, args: &BenchArgs) -> Result<()> {
-    let program = build(workspace)?;
-    println!("commit {}", Workspace::commit());
-    println!(
-        "| tables | quota | policy | zap | p50 | p99 | max | rebuild | clearing | peak frames |"
-    );
-    println!("|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|");
-    for (tables, room) in REBUILDS {
-        for policy in policies(args)? {
-            let pages = room.pages(tables);
-            let (tables_word, pages_word) = (tables.to_string(), pages.to_string());
-            let words = [policy, "distribution", &tables_word, &pages_word];
-            let (said, dumps) = count(&program, policy, &words)?;
-            println!("| {tables} | {pages} | `{policy}` | {} |", row(&said, &dumps)?);
-        }
-    }
-    Ok(())
-}
-
-/// The figures of one policy.
-fn row(said: &str, dumps: &[Counted]) -> Result<String> {
-    let peak = said.lines().find_map(|line| line.strip_prefix("peak "));
-    let peak = peak.ok_or_else(|| Error::malformed("the benchmark's output", "no peak"))?;
-    let sections = sections(said, dumps)?;
-    let of = |name: &'static str| {
-        sections.iter().filter(move |(section, _)| section.name == name).map(|(_, dump)| *dump)
-    };
-    let zap: u64 = of("zap_all").map(|dump| dump.instructions).sum();
-    let mut faults: Vec<u64> = of("fault").map(|dump| dump.instructions).collect();
-    let clearing: u64 = of("fault").map(|dump| dump.clearing).sum();
-    faults.sort_unstable();
-    let at = |share: usize| faults[(faults.len() - 1) * share / 100];
-    let total: u64 = faults.iter().sum();
-    Ok(format!("{zap} | {} | {} | {} | {total} | {clearing} | {peak}", at(50), at(99), at(100)))
 }
 
 #[cfg(test)]
@@ -276,12 +294,5 @@ mod tests {
         };
         assert!(even(105));
         assert!(!even(106));
-    }
-
-    #[test]
-    fn a_row_tells_the_percentiles() {
-        let said = "section zap_all 2 1 1\nsection fault 2 1 1\nsection fault 2 1 1\npeak 64\n";
-        let dumps = [counted(9, 0), counted(30, 5), counted(20, 5), counted(0, 0)];
-        assert_eq!(row(said, &dumps).unwrap(), "9 | 20 | 20 | 30 | 50 | 10 | 64");
     }
 }

@@ -1,10 +1,10 @@
-//! The benchmarks that every test run makes: each against its baseline, and one of them twice,
-//! because two runs must not differ in a single byte.
+//! The benchmarks that every test run makes: each guest against its baseline, and one of them
+//! twice, because two runs must not differ in a single byte; then the engine alone.
 
 use std::path::Path;
 
 use super::baseline::Baseline;
-use super::{BENCH, Bench, results, succeeded};
+use super::{BENCH, Bench, engine, results, succeeded};
 use crate::cmdline::Mmu;
 use crate::emulator::Outcome;
 use crate::error::{Error, Result};
@@ -34,6 +34,10 @@ pub(crate) fn gate(workspace: &Workspace, accept: Option<&str>) -> Result<()> {
                 failed += 1;
             }
         }
+    }
+    match engine::gate(workspace, accept) {
+        Err(Error::Checks { failed: rows, .. }) => failed += rows,
+        outcome => outcome?,
     }
     match failed {
         0 => Ok(()),

@@ -6,6 +6,7 @@ mod callgrind;
 mod engine;
 mod gate;
 mod plot;
+mod policies;
 mod race;
 mod recorded;
 pub(crate) mod results;
@@ -57,7 +58,7 @@ pub(crate) fn bench(workspace: &Workspace, args: &BenchArgs, from: &Path) -> Res
     match args.guest.as_deref() {
         None => gate(workspace, args.accept.then_some(args.reason.as_deref()).flatten()),
         Some(engine::ENGINE) => engine::bench(workspace, args, from),
-        Some(engine::POLICIES) => engine::compare_policies(workspace, args),
+        Some(policies::POLICIES) => policies::compare(workspace, args),
         Some(race::RACE) => race::race(workspace, args, from),
         Some(guest) => one(workspace, guest, args, from),
     }

@@ -5,14 +5,21 @@ use anchorite_shadow::policy::ZapPolicy;
 use anchorite_shadow::{FaultOutcome, ShadowMmu};
 
 use crate::guest::{FRESH, Guest, MOST_ROOTS, READ, Size, WRITE, entry, gva};
-use crate::store::{Flat, Store};
+use crate::store::{Flat, Sparse, Store};
 use crate::{counted, difference, lookups, section};
 
 /// Operations in most sections.
 const COUNT: u64 = 256;
 
+/// The zap-alls whose pages take long to make.
+pub(crate) fn largest<P: ZapPolicy>(policy: P) {
+    for bits in [17, 20] {
+        zap_all::<P, Sparse>(policy, 1 << bits);
+    }
+}
+
 pub(crate) fn all<P: ZapPolicy>(policy: P) {
-    for bits in [6, 10, 14, 17] {
+    for bits in [6, 10, 14] {
         zap_all::<P, Flat>(policy, 1 << bits);
     }
     fault_leaf(policy);
@@ -42,7 +49,7 @@ pub(crate) fn all<P: ZapPolicy>(policy: P) {
 }
 
 /// Zaps `pages` shadow pages, and waits as the policy's caller waits.
-pub(crate) fn zap_all<P: ZapPolicy, S: Store>(policy: P, pages: u64) {
+fn zap_all<P: ZapPolicy, S: Store>(policy: P, pages: u64) {
     let mut guest: Guest<P, S> = Guest::new(policy, Size::of(pages, 1));
     for table in 0..pages {
         guest.touch(table, 0);

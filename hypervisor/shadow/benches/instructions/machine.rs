@@ -39,8 +39,7 @@ impl<S: Store> Host<S> {
 #[inline(never)]
 fn clear_shadow_lines<S: Store>(tables: &mut S, table: u64, mut lines: u64) {
     while lines != 0 {
-        let line = table + u64::from(lines.trailing_zeros()) * 64;
-        (0..8).for_each(|word| tables.set(line + word * 8, 0));
+        tables.clear_line(table + u64::from(lines.trailing_zeros()) * 64);
         lines &= lines - 1;
     }
 }

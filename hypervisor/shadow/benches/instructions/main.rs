@@ -5,7 +5,7 @@
 //! `section NAME TABLES LEAVES COUNT`. `difference` means: without what the section before
 //! cost.
 //!
-//! Arguments: a policy, and what to measure: `operations`; `largest`, a zap-all of a million
+//! Arguments: a policy, and what to measure: `operations`; `largest`, zap-alls of up to a million
 //! pages, which take a while to make; or `distribution`, tables, and shadow pages, which counts
 //! each fault after a zap-all by itself (`cargo xtask bench policies`).
 
@@ -36,7 +36,6 @@ use std::process::ExitCode;
 
 use anchorite_shadow::PolicyKind;
 use anchorite_shadow::policy::{Linked, Tagged, ZapPolicy};
-use store::Sparse;
 
 /// What callgrind collects.
 #[inline(never)]
@@ -65,7 +64,7 @@ fn difference(name: &str, tables: u64, leaves: u64, count: u64) {
 fn run<P: ZapPolicy>(policy: P, words: &[String]) -> Option<()> {
     match words {
         [what] if what == "operations" => cases::all(policy),
-        [what] if what == "largest" => cases::zap_all::<P, Sparse>(policy, 1 << 20),
+        [what] if what == "largest" => cases::largest(policy),
         [what, tables, pages] if what == "distribution" => {
             distribution::measure(policy, tables.parse().ok()?, pages.parse().ok()?);
         }

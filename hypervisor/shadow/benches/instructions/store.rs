@@ -10,6 +10,12 @@ pub(crate) trait Store {
 
     /// Changes the word at `at`.
     fn set(&mut self, at: u64, value: u64);
+
+    /// Clears the 64 bytes at `at`, which is 64-aligned.
+    #[inline]
+    fn clear_line(&mut self, at: u64) {
+        (0..8).for_each(|word| self.set(at + word * 8, 0));
+    }
 }
 
 /// All of it: an access is one comparison and one instruction.
@@ -88,5 +94,13 @@ impl Store for Sparse {
             self.used += 1;
         }
         self.lines[place][(at / 8 % 8) as usize] = value;
+    }
+
+    fn clear_line(&mut self, at: u64) {
+        let line = (at / 64) as u32;
+        let place = Self::place(&self.keys, line);
+        if self.keys[place] != 0 {
+            self.lines[place] = [0; 8];
+        }
     }
 }
