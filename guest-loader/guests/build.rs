@@ -6,6 +6,7 @@ fn main() {
     println!("cargo:rerun-if-changed=src/boot.s");
     println!("cargo:rerun-if-changed=src/trap.s");
     println!("cargo:rerun-if-changed=src/probe.s");
+    println!("cargo:rerun-if-changed=src/switch.s");
     println!("cargo:rerun-if-changed=src/bin/hostile/writes.s");
     println!("cargo:rustc-link-arg-bins=-T{folder}/guest.ld");
 }

@@ -32,7 +32,11 @@ pub(crate) struct Run {
     /// What tells this run from others of the same guest.
     pub(crate) label: Option<String>,
     pub(crate) cpu: Vec<Cpu>,
+    #[serde(default)]
     pub(crate) mmu: Vec<Mmu>,
+    /// The guest alone in QEMU, in the image's place.
+    #[serde(default)]
+    pub(crate) bare: bool,
     pub(crate) on: Option<On>,
     /// How the image gets into QEMU's memory.
     #[serde(default)]
@@ -163,7 +167,8 @@ impl fmt::Display for Cell {
             On::Bochs => "bochs",
             On::Kvm => "kvm",
         };
-        write!(f, " {cpu} {on} {}", self.mmu.name())
+        let mmu = if self.run.bare { "bare" } else { self.mmu.name() };
+        write!(f, " {cpu} {on} {mmu}")
     }
 }
 
@@ -186,7 +191,8 @@ impl Matrix {
         let mut cells = Vec::new();
         for run in self.runs.iter().filter(|run| all || !run.slow) {
             for &cpu in &run.cpu {
-                for &mmu in &run.mmu {
+                // Without the image there is one run, whatever its translation is called.
+                for &mmu in if run.bare { &[Mmu::Nested][..] } else { &run.mmu } {
                     let (cpu, on) = choose(Some(cpu), run.on)?;
                     let cell =
                         |(zap, zap_rate)| Cell { run: run.clone(), cpu, on, mmu, zap, zap_rate };
@@ -213,11 +219,14 @@ impl Run {
 
     /// A run that could never pass, or that never happens, is a mistake in the file.
     fn check(&self) -> Result<()> {
-        let fault = if self.cpu.is_empty() || self.mmu.is_empty() {
+        let fault = if self.cpu.is_empty() || (self.mmu.is_empty() && !self.bare) {
             "lists no cpu or no mmu, so it is never run".to_owned()
         } else if !may_be_expected(&self.verdict) {
             let known = "pass, fail, timeout, error";
             format!("expects the verdict {:?}; it must start with one of {known}", self.verdict)
+        } else if self.bare && (!self.mmu.is_empty() || self.cpu != [Cpu::Amd] || self.on.is_some())
+        {
+            "is bare, which is one run in QEMU: cpu = [\"amd\"], without mmu and on".to_owned()
         } else if self.icount && self.cpu.contains(&Cpu::Intel) {
             "counts instructions on Intel; only QEMU can, and it has no VMX".to_owned()
         } else if self.boot != Boot::Direct && (self.cpu.contains(&Cpu::Intel) || self.on.is_some())
@@ -301,6 +310,14 @@ mod tests {
     }
 
     #[test]
+    fn a_bare_run_is_one_without_translation() {
+        let text = RUN.replace("[\"amd\", \"intel\"]", "[\"amd\"]");
+        let text = text.replace("mmu = [\"nested\", \"shadow\"]", "bare = true");
+        let matrix = Matrix::parse(&text).unwrap();
+        assert_eq!(names(&matrix, "", false), ["hello amd qemu bare"]);
+    }
+
+    #[test]
     fn mistakes_are_named_with_the_file_and_the_run() {
         assert!(
             fault("\"pass\"", "\"good\"").contains("run of hello: expects the verdict \"good\"")
@@ -308,6 +325,7 @@ mod tests {
         assert!(fault("[\"amd\", \"intel\"]", "[]").contains("never run"));
         assert!(fault("timeout = 20", "timeout = 20\nicount = true").contains("no VMX"));
         assert!(fault("timeout = 20", "timeout = 20\ntimeuot = 3").contains("timeuot"));
+        assert!(fault("timeout = 20", "timeout = 20\nbare = true").contains("one run in QEMU"));
         assert!(fault("\"amd\"", "\"arm\"").starts_with("ci/matrix.toml: "));
     }
 

@@ -207,7 +207,7 @@ fn arguments(cell: &Cell) -> RunArgs {
         json: None,
         gdb: false,
         interactive: false,
-        bare: false,
+        bare: run.bare,
     }
 }
 

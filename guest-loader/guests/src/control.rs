@@ -14,6 +14,8 @@ const MTRR_BASE: u32 = 0x20e;
 const CD: u64 = 1 << 30;
 const WP: u64 = 1 << 16;
 const PSE: u64 = 1 << 4;
+/// CR4.PAE.
+pub const PAE: u64 = 1 << 5;
 const OSFXSR: u64 = 1 << 9;
 /// CR4.LA57.
 pub const LA57: u64 = 1 << 12;

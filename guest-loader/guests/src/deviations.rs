@@ -19,9 +19,6 @@ pub const RESERVED_WITHOUT_P: Known = Known {
     name: "reserved-without-p",
     what: "page faults for reserved bits lack bit 0 of the error code",
 };
-/// Nested paging, where CPUID hides 1 GiB pages that the processor has.
-pub const HIDDEN_GIGABYTE_PAGES: Known =
-    Known { name: "hidden-1gib", what: "1 GiB pages work although CPUID does not show them" };
 
 /// QEMU's translator with one thread: an instruction that reads and writes at once reads
 /// first, by rights of its own, and then writes.
@@ -34,8 +31,11 @@ pub const UPDATE_READS_FIRST: Known = Known {
 pub const ACCESSED_EARLY: Known =
     Known { name: "accessed-early", what: "A is set in a page's entry although the access faults" };
 
-const ALL: [Known; 4] =
-    [RESERVED_WITHOUT_P, HIDDEN_GIGABYTE_PAGES, UPDATE_READS_FIRST, ACCESSED_EARLY];
+/// QEMU 7.2, which walks the topmost entries of PAE paging in memory at each access.
+pub const MARKED_PDPTES: Known =
+    Known { name: "marked-pdptes", what: "A is set in PDPTEs, where it is reserved" };
+
+const ALL: [Known; 4] = [RESERVED_WITHOUT_P, UPDATE_READS_FIRST, ACCESSED_EARLY, MARKED_PDPTES];
 
 /// The deviations declared and seen.
 #[derive(Debug)]

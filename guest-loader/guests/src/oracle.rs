@@ -4,6 +4,7 @@
 //! Source: SDM vol. 3, 4.3–4.5 "… Paging", 4.6 "Access Rights", 4.7 "Page-Fault
 //! Exceptions", 4.8 "Accessed and Dirty Flags".
 
+use crate::format::Format;
 use crate::memory::read;
 use crate::paging::bits::{A, ADDRESS, D, KEY_SHIFT, NX, P, PS, U, W};
 use crate::probe::{Access, Kind, Outcome};
@@ -22,19 +23,6 @@ pub mod code {
     pub const I: u32 = 1 << 4;
     /// A protection key forbade it.
     pub const PK: u32 = 1 << 5;
-}
-
-/// The form of the tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// Two levels of 4-byte entries.
-    TwoLevel,
-    /// Three levels; the four topmost entries are registers.
-    Pae,
-    /// Four levels.
-    Four,
-    /// Five levels.
-    Five,
 }
 
 /// The control bits that decide what an access may do.
@@ -101,12 +89,7 @@ struct Rights {
 impl Model {
     /// What `access` does by the tables at `root` (CR3).
     pub fn predict(&self, root: u64, access: &Access) -> Prediction {
-        let levels = match self.format {
-            Format::TwoLevel => 2,
-            Format::Pae => 3,
-            Format::Four => 4,
-            Format::Five => 5,
-        };
+        let levels = self.format.levels();
         let mut prediction = Prediction { result: Err(0), steps: [Step::default(); 5], used: 0 };
         prediction.result =
             self.walk(root, levels, access, &mut prediction.steps, &mut prediction.used);
@@ -133,10 +116,12 @@ impl Model {
                 return Err(self.error(0, access));
             }
             let page = level == 1 || self.is_large(entry, level);
-            if entry & self.reserved(level, page && level > 1) != 0 {
+            // The registers of PAE were checked when CR3 was loaded (SDM vol. 3, 4.4.1).
+            let register = self.format == Format::Pae && level == 3;
+            if !register && entry & self.reserved(level, page && level > 1) != 0 {
                 return Err(self.error(code::P | code::RSVD, access));
             }
-            if !(self.format == Format::Pae && level == 3) {
+            if !register {
                 rights.write &= entry & W != 0;
                 rights.user &= entry & U != 0;
                 rights.execute &= entry & NX == 0;
@@ -185,7 +170,6 @@ impl Model {
             reserved |= NX;
         }
         match (self.format, level) {
-            (Format::Pae, 3) => return reserved | NX | 0x7ff << 52 | 0x1e6,
             (Format::Pae, _) => reserved |= 0x7ff << 52,
             (_, 4 | 5) => reserved |= PS,
             (_, 3) if !self.gigabyte_pages => reserved |= PS,
@@ -221,7 +205,10 @@ impl Model {
     }
 
     fn key_forbids(&self, entry: u64, write: bool, user: bool) -> bool {
-        let Some(pkru) = self.controls.pkru else { return false };
+        // Keys are an affair of 4-level and 5-level paging (SDM vol. 3, 4.6.2).
+        let Some(pkru) = self.controls.pkru.filter(|_| self.format.is_long()) else {
+            return false;
+        };
         let rights = pkru >> (2 * (entry >> KEY_SHIFT & 15)) & 3;
         rights & 1 != 0 || write && rights & 2 != 0 && (user || self.controls.wp)
     }

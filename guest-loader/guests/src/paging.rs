@@ -4,6 +4,8 @@
 //! 5-Level Paging".
 
 use crate::boot::{self, BootInfo};
+use crate::control::LA57;
+use crate::format::Format;
 use crate::instructions::{read_cr3, read_cr4};
 use crate::memory::{MAPPED_END, Region, read, write};
 
@@ -92,56 +94,88 @@ impl Frames {
     }
 }
 
-/// An address space of four or five levels.
+/// An address space of any format.
 #[derive(Clone, Copy, Debug)]
 pub struct Space {
     /// The topmost table.
     pub root: u64,
-    /// 4 or 5.
-    pub levels: u32,
+    /// The tables' form.
+    pub format: Format,
 }
 
 impl Space {
-    /// The space in use.
+    /// Where 32-bit formats have nothing of the kernel's.
+    pub const FREE32: u64 = 0x4000_0000;
+
+    /// The space in use, which is one of 64-bit mode.
     pub fn current() -> Self {
-        let levels = if read_cr4() >> 12 & 1 == 1 { 5 } else { 4 };
-        Self { root: read_cr3() & bits::ADDRESS, levels }
+        let five = read_cr4() & LA57 != 0;
+        let format = if five { Format::Five } else { Format::Four };
+        Self { root: read_cr3() & bits::ADDRESS, format }
     }
 
     /// A space that has nothing but what the current one maps in its lowest 512 GiB: the
     /// guest itself, and physical memory one to one.
     pub fn with_kernel(frames: &mut Frames) -> Self {
         let current = Self::current();
-        let space = Self { root: frames.take(), levels: current.levels };
+        let space = Self { root: frames.take(), format: current.format };
         write(space.root, read::<u64>(current.root));
         space
+    }
+
+    /// A space of `format` that has nothing but the guest itself and physical memory one to
+    /// one, not permitted to privilege level 3: all below 4 GiB in a format of 64-bit mode, in
+    /// the others RAM below [`Self::FREE32`]. The current one must be of four levels.
+    pub fn of(format: Format, frames: &mut Frames) -> Self {
+        match format {
+            Format::Four => Self::with_kernel(frames),
+            Format::Five => {
+                let four = Self::with_kernel(frames);
+                let root = frames.take();
+                write(root, four.root | bits::TABLE);
+                Self { root, format }
+            }
+            Format::TwoLevel | Format::Pae => {
+                let space = Self { root: frames.take(), format };
+                let end = frames.end().min(Self::FREE32);
+                for page in (0..end).step_by(PAGE as usize) {
+                    space.map(frames, page, page, bits::FULL & !bits::U, 1);
+                }
+                space
+            }
+        }
+    }
+
+    /// Levels of tables.
+    pub const fn levels(&self) -> u32 {
+        self.format.levels()
     }
 
     /// The address of the entry of `level` for `address`, if the tables above it exist.
     pub fn entry(&self, address: u64, level: u32) -> Option<u64> {
         let mut table = self.root;
-        for above in (level + 1..=self.levels).rev() {
-            let entry: u64 = read(table + 8 * index(address, above));
+        for above in (level + 1..=self.levels()).rev() {
+            let entry = self.format.read(self.slot(table, address, above));
             if entry & bits::P == 0 || (entry & bits::PS != 0 && above < 4) {
                 return None;
             }
             table = entry & bits::ADDRESS;
         }
-        Some(table + 8 * index(address, level))
+        Some(self.slot(table, address, level))
     }
 
     /// The address of the entry of `level` for `address`; tables above it that do not
     /// exist are made, granting everything.
     pub fn make(&self, frames: &mut Frames, address: u64, level: u32) -> u64 {
         let mut table = self.root;
-        for above in (level + 1..=self.levels).rev() {
-            let at = table + 8 * index(address, above);
-            if read::<u64>(at) & bits::P == 0 {
-                write(at, frames.take() | bits::TABLE);
+        for above in (level + 1..=self.levels()).rev() {
+            let at = self.slot(table, address, above);
+            if self.format.read(at) & bits::P == 0 {
+                self.format.write(at, frames.take() | self.format.table(above));
             }
-            table = read::<u64>(at) & bits::ADDRESS;
+            table = self.format.read(at) & bits::ADDRESS;
         }
-        table + 8 * index(address, level)
+        self.slot(table, address, level)
     }
 
     /// Maps a page of `level` at `address` to `target` with the bits `flags`; gives the
@@ -156,8 +190,13 @@ impl Space {
     ) -> u64 {
         let at = self.make(frames, address, level);
         let large = if level > 1 { bits::PS } else { 0 };
-        write(at, target | flags | large);
+        self.format.write(at, target | flags | large);
         at
+    }
+
+    /// The address of the entry for `address` in `table`, which is of `level`.
+    pub const fn slot(&self, table: u64, address: u64, level: u32) -> u64 {
+        table + self.format.entry_bytes() * self.format.index(address, level)
     }
 }
 
@@ -166,7 +205,7 @@ pub const fn index(address: u64, level: u32) -> u64 {
     address >> (12 + 9 * (level - 1)) & 511
 }
 
-/// Bytes that an entry of `level` maps.
+/// Bytes that an entry of `level` maps, where a table has 512 entries.
 pub const fn span(level: u32) -> u64 {
     PAGE << (9 * (level - 1))
 }

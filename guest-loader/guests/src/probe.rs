@@ -106,9 +106,13 @@ impl Access {
             (&raw const probe_code as u64, 0)
         };
         assert!(code != 0, "set_user_code first");
-        let flags = FIXED_FLAGS | if self.ac { AC } else { 0 };
-        enter(self.address, self.value, code + 16 * self.kind as u64, stack, flags)
+        enter(self.address, self.value, code + 16 * self.kind as u64, stack, flags(self.ac))
     }
+}
+
+/// RFLAGS during an access.
+pub(crate) const fn flags(ac: bool) -> u64 {
+    FIXED_FLAGS | if ac { AC } else { 0 }
 }
 
 /// Goes to the code at `code` with `rdi` and `rsi`; its end is INT 0x81 or an exception.
@@ -132,7 +136,7 @@ fn enter(address: u64, value: u64, code: u64, user_stack: u64, flags: u64) -> Ou
 }
 
 /// What came of an access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// [`END`] where it went well, else the exception's vector.
     pub vector: u8,

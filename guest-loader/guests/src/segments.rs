@@ -8,6 +8,7 @@ use crate::trap::TSS_SELECTOR;
 unsafe extern "C" {
     static guest_gdt_ldt: [u64; 2];
     static guest_gdt_tss: [u64; 2];
+    static guest_gdt_tss32: u64;
 }
 
 /// Where a descriptor table lies.
@@ -68,6 +69,14 @@ pub fn load_tss(base: u64) {
     }
 }
 
+/// Has selector 0x70 name the 104 bytes at `base`, a TSS of 32-bit modes that is not busy.
+pub(crate) fn prepare_tss32(base: u64) {
+    let descriptor = (&raw const guest_gdt_tss32).cast_mut();
+    // SAFETY: the descriptor's 8 bytes are reserved in the GDT, which is writable memory of
+    // this image; TR holds it only while 32-bit code runs.
+    unsafe { descriptor.write_volatile(system_descriptor(base, 0x67, 0x89)) };
+}
+
 /// Selector of the LDT.
 const LDT_SELECTOR: u16 = 0x60;
 
@@ -81,6 +90,12 @@ pub fn load_ldt(base: u64, limit: u16) {
         descriptor.write_volatile([low, base >> 32]);
         asm!("lldt {0:x}", in(reg) LDT_SELECTOR, options(nostack, preserves_flags));
     }
+}
+
+/// Where 32-bit code must write which descriptor before it loads the `limit + 1` bytes at
+/// `base` as LDT.
+pub(crate) fn ldt32(base: u64, limit: u16) -> (u64, u64) {
+    (&raw const guest_gdt_ldt as u64, system_descriptor(base, limit, 0x82))
 }
 
 /// The low half of a system descriptor of `attributes` (type and present bit).

@@ -5,19 +5,13 @@ use crate::tables::{
     self, GLOBAL, LARGE, PRESENT, SPARE_ROOT, SPARE_TABLE, USER, WRITABLE, map, map_quietly, mark,
 };
 use crate::{CR4_LA57, CR4_PAE, CR4_PCIDE, CR4_PGE, CR4_PSE, UNDEFINED, refused, shows, with_cr4};
+use anchorite_guests::format::Format;
 use anchorite_guests::instructions::{cpuid, invlpg, read_cr3, read_cr4, write_cr3, write_cr4};
+use anchorite_guests::paging::Space;
+use anchorite_guests::probe::Outcome;
+use anchorite_guests::script::{Runner, Step, load_levels};
 use anchorite_guests::trap::{Exception, vector};
 use anchorite_guests::{Report, guarded};
-use core::arch::global_asm;
-
-global_asm!(include_str!("switch.s"));
-
-unsafe extern "sysv64" {
-    /// Through paging off to these values of CR3 and CR4.
-    fn switch_levels(cr3: u64, cr4: u64);
-    /// Reads a word under 32-bit paging with this page directory and CR4.
-    fn read_two_level(directory: u64, address: u64, cr4: u64) -> u32;
-}
 
 /// Read by its physical address, below 4 MiB.
 static MAGIC: u32 = 0x6d61_6769;
@@ -60,12 +54,13 @@ pub(crate) fn pse_36(report: &mut Report) {
         };
         tables::put(directory + 8 * index, entry(2 * index) | entry(2 * index + 1) << 32);
     }
-    let cr4 = read_cr4() & !CR4_PAE | CR4_PSE;
-    // SAFETY: the directory maps the first 1 GiB one to one, the image among it; the
-    // code comes back with everything as it was.
-    let read = |address| unsafe { read_two_level(directory, address, cr4) };
-    report.equal("a 4 MiB page", read(BELOW + magic_address()), MAGIC);
-    report.equal("a 4 MiB page at 4 GiB", read(ABOVE + magic_address()), u32::MAX);
+    with_cr4(report, CR4_PSE, |report| {
+        let runner = Runner::new(Space { root: directory, format: Format::TwoLevel });
+        let mut seen = [Outcome::default(); 2];
+        runner.run(&[BELOW, ABOVE].map(|base| Step::read(base + magic_address())), &mut seen);
+        report.equal("a 4 MiB page", seen[0].value, MAGIC.into());
+        report.equal("a 4 MiB page at 4 GiB", seen[1].value, u32::MAX.into());
+    });
     report.equal("and back in long mode", read_cr4() & CR4_PAE, CR4_PAE);
 }
 
@@ -174,7 +169,7 @@ pub(crate) fn five_levels(report: &mut Report) {
     let four = load(ALIAS + magic_address());
     report.same("bit 48 with four levels", four, Err(Exception::PROTECTION));
     // SAFETY: the PML5 leads to the same PML4 for all addresses in use.
-    unsafe { switch_levels(root, cr4 | CR4_LA57) };
+    unsafe { load_levels(root, cr4 | CR4_LA57) };
     report.equal("CR4 with LA57", read_cr4(), cr4 | CR4_LA57);
     let five = load(ALIAS + magic_address());
     report.same("bit 48 with five levels", five.map(|word| word as u32), Ok(MAGIC));
@@ -182,7 +177,7 @@ pub(crate) fn five_levels(report: &mut Report) {
     let cleared = unsafe { write_cr4(cr4) };
     report.same("LA57 cleared in long mode", cleared, Err(Exception::PROTECTION));
     // SAFETY: back to the tables in use before.
-    unsafe { switch_levels(top, cr4) };
+    unsafe { load_levels(top, cr4) };
     report.equal("CR4 without LA57", read_cr4(), cr4);
     report.check("and the page table still there", load(magic_address()).is_ok());
 }

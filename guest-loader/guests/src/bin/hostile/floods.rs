@@ -40,7 +40,7 @@ fn load(address: u64) -> Outcome {
 
 /// Tables that lead back to themselves: such addresses read the tables.
 fn loops(report: &mut Report, frames: &mut Frames, space: Space) {
-    for level in 1..space.levels {
+    for level in 1..space.levels() {
         let address = LOOPS + (PAGE << (9 * level)) * 5;
         let at = space.make(frames, address, level);
         let table = at & !0xfff;

@@ -32,7 +32,7 @@ const INSIDE: u64 = 4 << 30 | 6 << 21 | 0x122 << 12;
 
 pub(crate) fn check(report: &mut Report, frames: &mut Frames, space: Space) {
     let (start, end) = (&raw const writes_start as u64, &raw const writes_end as u64);
-    for level in 1..=space.levels {
+    for level in 1..=space.levels() {
         let pair = Pair::new(frames, space, level);
         for way in 0..(end - start) / WAY {
             for flush in [invlpg as fn(u64), |_| reload_cr3()] {

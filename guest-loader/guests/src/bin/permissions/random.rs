@@ -1,46 +1,48 @@
 //! Combinations across the levels, drawn at random.
 
+use anchorite_guests::format::Format;
 use anchorite_guests::instructions::{invlpg, reload_cr3};
-use anchorite_guests::memory::write;
+use anchorite_guests::paging::Frames;
 use anchorite_guests::paging::bits::{A, D, NX, P, PS, U, W};
-use anchorite_guests::paging::{Frames, index, span};
 use anchorite_guests::println;
 use anchorite_guests::random::Random;
 
-use crate::Matrix;
 use crate::combinations::{accesses, all_controls};
+use crate::matrix::Matrix;
+use crate::target::Target;
 
-/// The topmost entry that leads to these tables.
+/// The topmost entry that leads to these tables, and the address in 32-bit formats.
 const TOP_INDEX: u64 = 9;
+const ADDRESS32: u64 = 0xd000_0000;
 /// Cases between two changes of the control bits.
 const CASES_A_CONTROL: u64 = 50;
 
-/// Checks `count` random cases from `seed` on.
-pub(crate) fn run(matrix: &mut Matrix, frames: &mut Frames, count: u64, seed: Option<u64>) {
-    let seed = seed.unwrap_or(1);
-    println!("permissions: {count} random cases from seed={seed}");
+/// Checks as many random cases as the command line asks for.
+pub(crate) fn run(matrix: &mut Matrix, frames: &mut Frames) {
+    let (features, format) = (matrix.checks.features, matrix.model.format);
+    // Each goes through paging off in 32-bit formats, which is dear.
+    let share = if format.is_long() { 1 } else { 4 };
+    let (count, seed) = (matrix.checks.random / share, matrix.checks.seed);
+    println!("permissions: {}: {count} random cases from seed={seed}", format.name());
     let mut random = Random::new(seed);
-    let tables = Path::new(matrix, frames);
+    let path = Path::new(matrix, frames);
+    let all = || all_controls(features, format, true);
     for case in 0..count {
         if case % CASES_A_CONTROL == 0 {
-            let mut possible = all_controls(matrix.features, true);
-            let chosen = random.below(all_controls(matrix.features, true).count() as u64);
-            let controls = possible.nth(chosen as usize);
+            let controls = all().nth(random.below(all().count() as u64) as usize);
             matrix.set(controls.expect("one of them"));
         }
-        tables.draw(matrix, &mut random);
+        path.draw(matrix, &mut random);
         if random.below(4) == 0 {
             reload_cr3();
         } else {
-            invlpg(tables.address);
+            invlpg(path.address);
         }
-        let mut kinds = accesses(matrix.model.controls);
-        let chosen = random.below(accesses(matrix.model.controls).count() as u64) as usize;
-        let access = kinds.nth(chosen).expect("one of them");
-        let access = matrix.target.access(access, tables.address);
-        matrix.case(&access);
+        let kinds = || accesses(matrix.model.controls);
+        let access = kinds().nth(random.below(kinds().count() as u64) as usize);
+        let access = Target::access(access.expect("one of them"), path.address);
         // A second access by what the first has left in entries and TLB.
-        matrix.case(&access);
+        matrix.batch(&[access; 2]);
     }
 }
 
@@ -53,40 +55,57 @@ struct Path {
 
 impl Path {
     fn new(matrix: &Matrix, frames: &mut Frames) -> Self {
-        let top = matrix.space.levels;
-        let low = matrix.target.page & (span(top) - 1);
-        let address = TOP_INDEX << (12 + 9 * (top - 1)) | low;
+        let (space, page) = (matrix.runner.space(), matrix.target.page);
+        let (format, top) = (space.format, space.levels());
+        let address = if format.is_long() {
+            TOP_INDEX * format.span(top) | page & (format.span(top) - 1)
+        } else {
+            ADDRESS32 | page & (format.span(2) - 1)
+        };
         let mut entries = [0; 6];
         for level in (1..=top).rev() {
-            entries[level as usize] = matrix.space.make(frames, address, level);
+            entries[level as usize] = space.make(frames, address, level);
         }
         Self { address, entries }
     }
 
     /// Gives all entries random bits.
     fn draw(&self, matrix: &Matrix, random: &mut Random) {
-        let page = matrix.target.page;
-        for level in 1..=matrix.space.levels {
-            let large = matches!(level, 2 | 3) && random.below(12) == 0;
-            let address = match level {
-                1 => page,
-                _ if large => page & !(span(level) - 1),
-                _ => self.entries[level as usize - 1] & !0xfff,
-            };
-            let mut value = address;
-            let mut add =
-                |bit, of: u64, all: u64| value |= if random.below(all) < of { bit } else { 0 };
-            add(P, 31, 32);
-            add(W, 3, 4);
-            add(U, 3, 4);
-            add(A, 1, 2);
-            add(D, 1, 2);
+        let format = matrix.model.format;
+        for level in 1..=format.levels() {
+            let value = self.value(matrix, random, level);
+            format.write(self.entries[level as usize], value);
+        }
+    }
+
+    fn value(&self, matrix: &Matrix, random: &mut Random, level: u32) -> u64 {
+        let (format, page) = (matrix.model.format, matrix.target.page);
+        let possible = match format {
+            Format::TwoLevel => level == 2 && matrix.model.controls.pse,
+            Format::Pae => level == 2,
+            Format::Four | Format::Five => matches!(level, 2 | 3),
+        };
+        let large = possible && random.one_in(12);
+        let mut value = match level {
+            1 => page,
+            _ if large => page & !(format.span(level) - 1) | PS,
+            _ => self.entries[level as usize - 1] & !0xfff,
+        };
+        let mut add =
+            |bit, of: u64, all: u64| value |= if random.below(all) < of { bit } else { 0 };
+        add(P, 31, 32);
+        if (format, level) == (Format::Pae, 3) {
+            return value;
+        }
+        add(W, 3, 4);
+        add(U, 3, 4);
+        add(A, 1, 2);
+        add(D, 1, 2);
+        if format != Format::TwoLevel {
             add(NX, 1, 8);
             add(1 << 51, u64::from(matrix.model.physical_bits < 52), 40);
-            add(PS, u64::from(level == 1 || level > 3), 24);
-            let value = if large { value | PS } else { value };
-            debug_assert_eq!(self.entries[level as usize] & 0xfff, 8 * index(self.address, level));
-            write(self.entries[level as usize], value);
         }
+        add(PS, u64::from(level == 1 || level > 3), 24);
+        value
     }
 }
