@@ -206,6 +206,8 @@ pub fn probe(raw: &RawCapabilities) -> Result<Capabilities, Unavailable> {
         preemption_timer: false,
         // QEMU 7.2 knows the intercept and never takes it.
         xsetbv_exits: !raw.emulated_by_qemu,
+        // Tried when SVM is turned on.
+        xsavec: false,
     })
 }
 

@@ -47,11 +47,12 @@ impl SvmCpu {
     pub unsafe fn enable(pages: &mut dyn PageSource) -> Result<Self, Unavailable> {
         // SAFETY: ring 0 by the caller's promise.
         let raw = unsafe { collect() };
-        let capabilities = probe(&raw)?;
-        let extended = Extended::collect(cpu::cpuid);
+        let mut capabilities = probe(&raw)?;
+        let extended = Extended::collect(cpu::cpuid_subleaf);
         // SAFETY: CPUID shows what they belong to. OSXSAVE concerns XSAVE's instructions
         // only, and PKE pages of user mode, of which the host has none.
         unsafe { cpu::set_cr4_bits(extended.host_cr4()) };
+        capabilities.xsavec = extended.compacts(|area| cpu::compacted(area, extended.states));
         let slot = Slot::new(take(pages, 1)?, AsidPool::new(capabilities.address_space_ids));
         let host = take(pages, 1)?.physical;
         turn_on(take(pages, 1)?.physical)?;

@@ -29,6 +29,8 @@ pub struct Capabilities {
     pub preemption_timer: bool,
     /// XSETBV exits, so that what the guest writes to XCR0 can be refused.
     pub xsetbv_exits: bool,
+    /// XSAVEC is there and writes the format that the manual describes.
+    pub xsavec: bool,
 }
 
 /// Why the virtualization extension cannot be used.

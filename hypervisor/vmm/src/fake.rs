@@ -121,6 +121,7 @@ impl Default for FakeVcpu {
                 nested_1g_pages: true,
                 preemption_timer: false,
                 xsetbv_exits: true,
+                xsavec: true,
             },
         }
     }
@@ -598,7 +599,7 @@ pub(crate) fn machine_without(vcpu: FakeVcpu, names: &str) -> FakeMachine {
     let nested = Nested::new(FakeTables::new(64), true).unwrap();
     let config = Config { limit_seconds: 1, ..Config::default() };
     let hidden = Hidden::parse(names).expect("hideable");
-    let offer = Offer { hidden, xsetbv_exits: true, ..Offer::default() };
+    let offer = Offer { hidden, xsetbv_exits: true, xsavec: true, ..Offer::default() };
     let cpuid = Cpuid::new(full_cpuid, host.hertz(), &offer);
     let mut machine = Machine::new(vcpu, nested, FakeMemory::default(), host, cpuid, config);
     let host = Hpa::new(HOST_BASE).frame();

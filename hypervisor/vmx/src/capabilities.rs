@@ -209,6 +209,8 @@ pub fn probe(raw: &RawCapabilities) -> Result<Capabilities, Unavailable> {
         tagged_flush: raw.vpid(),
         nested_1g_pages: raw.ept_vpid.contains(EptVpid::LEAF_1G),
         xsetbv_exits: true,
+        // Tried when VMX is turned on.
+        xsavec: false,
         preemption_timer: Allowed(raw.pin).may_set(PinbasedControls::VMX_PREEMPTION_TIMER.bits()),
     })
 }

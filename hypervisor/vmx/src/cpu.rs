@@ -46,11 +46,12 @@ impl VmxCpu {
     pub unsafe fn enable(pages: &mut dyn PageSource) -> Result<Self, Unavailable> {
         // SAFETY: ring 0 by the caller's promise.
         let raw = unsafe { collect() };
-        let capabilities = probe(&raw)?;
+        let mut capabilities = probe(&raw)?;
         let (nested, shadow) = (ControlSet::nested(&raw)?, ControlSet::shadow(&raw)?);
         let slot = Slot::new(take(pages, 1)?);
-        let extended = Extended::collect(cpu::cpuid);
+        let extended = Extended::collect(cpu::cpuid_subleaf);
         turn_on(&raw, extended, take(pages, 1)?)?;
+        capabilities.xsavec = extended.compacts(|area| cpu::compacted(area, extended.states));
         // Translations from before belong to nobody.
         cpu::invept(cpu::Invept::All);
         if raw.vpid() {

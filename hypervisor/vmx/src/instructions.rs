@@ -136,9 +136,14 @@ pub(crate) fn invvpid(what: Invvpid) -> bool {
 
 /// EAX, EBX, ECX, EDX of CPUID with this leaf and subleaf 0.
 pub(crate) fn cpuid(leaf: u32) -> [u32; 4] {
+    cpuid_subleaf(leaf, 0)
+}
+
+/// The same of any subleaf.
+pub(crate) fn cpuid_subleaf(leaf: u32, subleaf: u32) -> [u32; 4] {
     // SAFETY: every CPU that runs 64-bit code has CPUID.
     #[allow(unused_unsafe, reason = "safe from Rust 1.94 on")]
-    let result = unsafe { core::arch::x86_64::__cpuid_count(leaf, 0) };
+    let result = unsafe { core::arch::x86_64::__cpuid_count(leaf, subleaf) };
     [result.eax, result.ebx, result.ecx, result.edx]
 }
 
@@ -352,6 +357,25 @@ pub(crate) fn save_extended(area: &mut StateArea, states: u64) {
         }
         set_cr0(cr0);
     }
+}
+
+/// Loads the registers of `area`, saves them in the compacted format, and initializes
+/// them.
+///
+/// To be called only where CPUID shows XSAVEC.
+pub(crate) fn compacted(area: &StateArea, states: u64) -> StateArea {
+    restore_extended(area, states);
+    let mut compacted = StateArea::INITIAL;
+    let cr0 = cr0();
+    // SAFETY: as in `save_extended`; the compacted format is no longer than the other.
+    unsafe {
+        asm!("clts", options(nostack));
+        asm!("xsavec64 [{}]", in(reg) &raw mut compacted, in("eax") states as u32,
+            in("edx") (states >> 32) as u32, options(nostack));
+        set_cr0(cr0);
+    }
+    restore_extended(&StateArea::INITIAL, states);
+    compacted
 }
 
 /// The x87 and SSE registers.

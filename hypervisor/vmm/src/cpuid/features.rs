@@ -35,6 +35,8 @@ pub enum Condition {
     States(u64),
     /// XCR0 can be switched and confined.
     ExtendedStates,
+    /// XSAVEC writes the format that the manual describes.
+    Compaction,
     /// The machine has a local APIC.
     LocalApic,
     /// … with its registers as MSRs.
@@ -113,11 +115,14 @@ const NESTING: &str = "no virtualization inside the guest";
 
 const XSAVE: Show = Show::With(&[Condition::ExtendedStates]);
 const AFTER_XSAVE: Show = Show::With(&[Condition::Feature("xsave")]);
+const COMPACTS: Show = Show::With(&[Condition::Feature("xsave"), Condition::Compaction]);
 const AVX: Show =
     Show::With(&[Condition::Feature("xsave"), Condition::States(STATE_LEGACY | STATE_AVX)]);
 const AFTER_AVX: Show = Show::With(&[Condition::Feature("avx")]);
 const AVX512: Show = Show::With(&[Condition::Feature("avx"), Condition::States(STATE_AVX512)]);
 const AFTER_AVX512: Show = Show::With(&[Condition::Feature("avx512f")]);
+/// A guest switches PKRU with the other registers of XSAVE.
+const KEYS: Show = Show::With(&[Condition::States(STATE_PKRU)]);
 const APIC: Show = Show::With(&[Condition::LocalApic]);
 
 const fn plain(bit: u32, name: &'static str) -> Feature {
@@ -254,7 +259,7 @@ const LEAF_7_ECX: &[Feature] = &[
     plain(0, "prefetchwt1"),
     with(1, "avx512vbmi", AFTER_AVX512, WITH_AVX),
     passed(2, "umip", "the CPU's own; CR4.UMIP"),
-    passed(3, "pku", "the CPU's own, under shadow tables too; CR4.PKE"),
+    with(3, "pku", KEYS, "the CPU's own, under shadow tables too; CR4.PKE"),
     with(4, "ospke", Show::Mirrors(Cr4::PKE), "follows CR4.PKE"),
     hidden(5, "waitpkg", "would idle the physical CPU"),
     with(6, "avx512vbmi2", AFTER_AVX512, WITH_AVX),
@@ -295,7 +300,7 @@ const LEAF_7_EDX: &[Feature] = &[
 
 const LEAF_D_EAX: &[Feature] = &[
     with(0, "xsaveopt", AFTER_XSAVE, PLAIN),
-    with(1, "xsavec", AFTER_XSAVE, PLAIN),
+    with(1, "xsavec", COMPACTS, "tried by the backend, for Bochs 2.7 misplaces all states"),
     with(2, "xgetbv1", AFTER_XSAVE, PLAIN),
     hidden(3, "xsaves", "no supervisor states, and IA32_XSS is not virtualized"),
 ];

@@ -82,6 +82,8 @@ pub struct Offer {
     pub apic: LocalApic,
     /// Whether the guest's XSETBV exits.
     pub xsetbv_exits: bool,
+    /// Whether XSAVEC works.
+    pub xsavec: bool,
 }
 
 const BASIC_LEAVES: usize = LAST_BASIC as usize + 1;
@@ -266,6 +268,10 @@ struct Source<'a, F> {
 }
 
 impl<'a, F: Fn(u32, u32) -> Leaf> Source<'a, F> {
+    /// Of the states that the CPU has, those can be shown that it also describes: Bochs 2.7
+    /// takes PKRU's bit in XCR0 but tells neither its size nor its place, so that a guest
+    /// makes its areas too small, and loads PKRU from behind them.
+    ///
     /// Where XSETBV does not exit, the guest can set all bits of XCR0 that the CPU has:
     /// then either all may be shown or none.
     fn new(host: F, offer: &'a Offer) -> Self {
@@ -275,10 +281,18 @@ impl<'a, F: Fn(u32, u32) -> Leaf> Source<'a, F> {
         let gone =
             [("avx", STATE_AVX | STATE_AVX512), ("avx512f", STATE_AVX512), ("pku", STATE_PKRU)];
         let gone = gone.into_iter().filter(|(name, _)| offer.hidden.contains(name));
-        source.states = all & STATES & !gone.fold(0, |bits, (_, state)| bits | state);
+        let gone = gone.fold(0, |bits, (_, state)| bits | state);
+        source.states = source.described(all & STATES & !gone);
         source.xsave = source.states & STATE_LEGACY == STATE_LEGACY
             && (offer.xsetbv_exits || source.states == all);
         source
+    }
+
+    /// Those of `states` whose size CPUID tells; x87's and SSE's need no telling.
+    fn described(&self, states: u64) -> u64 {
+        let beyond_legacy = (2..u64::BITS).filter(|state| states >> state & 1 == 1);
+        let untold = beyond_legacy.filter(|state| self.existing(XSAVE_LEAF, *state).eax == 0);
+        untold.fold(states, |told, state| told & !(1 << state))
     }
 
     /// A leaf of the host's; zeroes where it has none.
@@ -330,6 +344,7 @@ impl<'a, F: Fn(u32, u32) -> Leaf> Source<'a, F> {
             Condition::Feature(name) => self.shows(name),
             Condition::States(states) => self.states & states == states,
             Condition::ExtendedStates => self.xsave,
+            Condition::Compaction => self.offer.xsavec,
             Condition::LocalApic => self.offer.apic != LocalApic::None,
             Condition::X2Apic => self.offer.apic == LocalApic::X2,
         }

@@ -11,7 +11,8 @@ use std::string::String;
 use std::vec::Vec;
 
 const MHZ: NonZeroU64 = NonZeroU64::new(2_500_000_000).unwrap();
-const OFFER: Offer = Offer { hidden: Hidden::NONE, apic: LocalApic::X2, xsetbv_exits: true };
+const OFFER: Offer =
+    Offer { hidden: Hidden::NONE, apic: LocalApic::X2, xsetbv_exits: true, xsavec: true };
 
 fn full() -> Cpuid {
     Cpuid::new(full_cpuid, MHZ, &OFFER)
@@ -299,6 +300,13 @@ fn sizes_of_xsave_areas_follow_xcr0() {
 }
 
 #[test]
+fn an_xsavec_that_misplaces_states_is_hidden_with_its_size() {
+    let cpuid = Cpuid::new(with_states, MHZ, &Offer { xsavec: false, ..OFFER });
+    let leaf = read(&cpuid, 0xd, 1);
+    assert_eq!((leaf.eax, leaf.ebx), (5, 0), "XSAVEOPT and XGETBV with ECX = 1 stay");
+}
+
+#[test]
 fn xcr0_takes_what_the_manual_permits_of_the_states_that_are_shown() {
     let layout = *Cpuid::new(with_states, MHZ, &OFFER).layout();
     for value in [1, 3, 7, 0xe7, 0x201, 0x2e7] {
@@ -311,6 +319,23 @@ fn xcr0_takes_what_the_manual_permits_of_the_states_that_are_shown() {
     let cpuid = Cpuid::new(with_states, MHZ, &Offer { hidden, ..OFFER });
     assert_eq!(cpuid.layout().states, 3);
     assert!(!cpuid.layout().accepts(7));
+}
+
+#[test]
+fn a_state_whose_size_the_cpu_does_not_tell_is_hidden_with_what_needs_it() {
+    let untold = |state| {
+        let cpu = move |leaf, subleaf| match (leaf, subleaf) {
+            (0xd, found) if found == state => Leaf::default(),
+            _ => with_states(leaf, subleaf),
+        };
+        let cpuid = Cpuid::new(cpu, MHZ, &OFFER);
+        let shown = [(7, Ecx, 3), (1, Ecx, 28), (7, Ebx, 16), (1, Ecx, 26)];
+        (cpuid.layout().states, shown.map(|(leaf, register, bit)| cpuid.shows(leaf, register, bit)))
+    };
+    assert_eq!(untold(63), (0x2e7, [true, true, true, true]), "all are told");
+    assert_eq!(untold(9), (0xe7, [false, true, true, true]), "as Bochs 2.7 does");
+    assert_eq!(untold(6), (0x2a7, [true, true, false, true]));
+    assert_eq!(untold(2), (0x2e3, [true, false, false, true]));
 }
 
 #[test]
@@ -383,6 +408,7 @@ fn need(condition: &Condition) -> String {
         Condition::Feature(name) => (*name).into(),
         Condition::States(states) => format!("XCR0 bits {states:#x}"),
         Condition::ExtendedStates => "XCR0 confined".into(),
+        Condition::Compaction => "a sound XSAVEC".into(),
         Condition::LocalApic => "a local APIC".into(),
         Condition::X2Apic => "an x2APIC".into(),
     }

@@ -10,6 +10,7 @@
 #![no_main]
 #![expect(unsafe_code, reason = "uses privileged features; each block says why it is harmless")]
 
+mod area;
 mod paging;
 mod rights;
 mod state;
@@ -37,7 +38,7 @@ const FEATURES: &[Feature] = &[
     feature("nx", (0x8000_0001, 3, 20), |r, _| rights::no_execute(r), |r, _| rights::no_nxe(r)),
     feature("smep", (7, 1, 7), |r, _| rights::smep(r), |r, _| refused(r, CR4_SMEP)),
     feature("smap", (7, 1, 20), |r, _| rights::smap(r), |r, _| refused(r, CR4_SMAP)),
-    feature("pku", (7, 2, 3), rights::protection_keys, |r, _| rights::no_keys(r)),
+    feature("pku", (7, 2, 3), |r, _| rights::protection_keys(r), |r, _| rights::no_keys(r)),
     feature("umip", (7, 2, 2), |r, _| rights::umip(r), |r, _| refused(r, CR4_UMIP)),
     feature("fsgsbase", (7, 1, 0), |r, _| state::bases(r), |r, _| state::no_bases(r)),
     feature("xsave", (1, 2, 26), |r, _| state::xsave(r), |r, _| state::no_xsave(r)),

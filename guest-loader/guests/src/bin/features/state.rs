@@ -1,6 +1,6 @@
 //! Registers that features bring: segment bases, XCR0, TSC_AUX, MTRRs.
 
-use crate::{CR4_FSGSBASE, CR4_OSXSAVE, UNDEFINED, refused, shows, with_cr4};
+use crate::{CR4_FSGSBASE, CR4_OSXSAVE, UNDEFINED, area, refused, shows, with_cr4};
 use anchorite_guests::instructions::{cpuid, rdmsr, wrmsr};
 use anchorite_guests::trap::Exception;
 use anchorite_guests::{Report, guarded};
@@ -62,6 +62,7 @@ pub(crate) fn xsave(report: &mut Report) {
         report.same("all states", xsetbv(0, all), Ok(()));
         report.same("XCR0 reads back", xgetbv(), Ok(all));
         report.equal("the largest area", cpuid(0xd, 0).ebx, states.ecx);
+        area::areas(report, all);
         for (index, value) in [(0, 0), (0, 2), (0, 1 | 1 << 62), (0, 1 | 1 << 4), (1, 1)] {
             let written = xsetbv(index, value);
             let refused = Err(Exception::PROTECTION);
