@@ -5,9 +5,10 @@ use alloc::vec::Vec;
 
 use anchorite_addr::Hpa;
 
+use crate::heads::Heads;
 use crate::memory::Machine;
 use crate::mmu::Mmu;
-use crate::page::{ENTRIES, Meta, Node, PageNo, State, line_of};
+use crate::page::{Meta, Node, PageNo, State};
 use crate::paging::entry::{
     ACCESSED, DIRTY, FRAME, INDIRECT, LARGE, NX, PRESENT, TABLE_FLAGS, USER_BIT, WRITABLE, is_leaf,
     rights,
@@ -15,7 +16,7 @@ use crate::paging::entry::{
 use crate::policy::ZapPolicy;
 use crate::pool::{FIRST_PAGE, List};
 use crate::role::{EXEC, Rights, USER, WRITE};
-use crate::slots::{Slot, begins_range};
+use crate::slots::Slot;
 
 /// A broken invariant, as `audit` found it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,23 +66,26 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     // ---- I8, I9 --------------------------------------------------------------
 
     fn check_states(&self) -> Audit {
-        let pages = || (FIRST_PAGE..self.pool.metas.len() as u32).map(PageNo);
-        let count = |state: State| pages().filter(|p| self.pool.meta(*p).state == state).count();
+        let mut count = [0; 5];
+        for meta in &self.pool.metas[FIRST_PAGE as usize..] {
+            count[meta.state as usize] += 1;
+        }
+        let count = |state: State| count[state as usize];
         let listed = |list: List| self.pool.iter(list).count();
         let pool = &self.pool;
         let none = PageNo::NONE;
         let (shadow, limbo) = (count(State::Shadow), count(State::Limbo));
         let (free, held) = (count(State::Free), count(State::Reserved));
-        check(shadow == (pool.active + pool.stale) as usize, 8, "shadow pages", none, 0)?;
-        check(limbo == pool.limbo as usize, 8, "pages in limbo", none, 0)?;
-        check(free + held == pool.free as usize, 8, "free frames", none, 0)?;
-        check(held == pool.reserved().len(), 8, "reserved frames", none, 0)?;
+        check(shadow == pool.active + pool.stale, 8, "shadow pages", none, 0)?;
+        check(limbo == pool.limbo, 8, "pages in limbo", none, 0)?;
+        check(free + held == pool.free, 8, "free frames", none, 0)?;
+        check(held as usize == pool.reserved().len(), 8, "reserved frames", none, 0)?;
         let total = shadow + limbo + free + held;
-        check(total == pool.taken as usize, 8, "frames taken", none, total as u64)?;
+        check(total == pool.taken, 8, "frames taken", none, u64::from(total))?;
         check(listed(List::Active) == pool.active as usize, 8, "active list", none, 0)?;
         check(listed(List::Stale) == pool.stale as usize, 8, "stale list", none, 0)?;
-        check(listed(List::Limbo) == limbo, 8, "limbo list", none, 0)?;
-        check(listed(List::Free) == free, 8, "free list", none, 0)?;
+        check(listed(List::Limbo) == limbo as usize, 8, "limbo list", none, 0)?;
+        check(listed(List::Free) == free as usize, 8, "free list", none, 0)?;
         self.check_listed_states()?;
         self.check_slabs()
     }
@@ -99,10 +103,8 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             }
         }
         for page in self.pool.reserved() {
-            for entry in 0..ENTRIES as usize {
-                let spte = self.spte(Node::new(*page, entry));
-                check(spte == 0, 9, "a frame held ready is not clean", *page, spte)?;
-            }
+            let used = self.machine.used_lines(self.pool.table(*page));
+            check(used == 0, 9, "a frame held ready is not clean", *page, used)?;
         }
         let mut epoch = 0;
         for page in self.pool.iter(List::Limbo) {
@@ -181,13 +183,11 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
 
     fn check_table(&self, page: PageNo, census: &mut Census) -> Audit {
         let meta = *self.pool.meta(page);
-        for entry in 0..ENTRIES as usize {
+        let used = self.machine.used_lines(self.pool.table(page));
+        let stray = used & !meta.lines;
+        check(stray == 0, 8, "an entry outside the line map", page, stray)?;
+        for entry in entries_of(used) {
             let spte = self.spte(Node::new(page, entry));
-            if spte == 0 {
-                continue;
-            }
-            let marked = meta.lines & line_of(entry) != 0;
-            check(marked, 8, "an entry outside the line map", page, entry as u64)?;
             if spte & PRESENT == 0 {
                 continue;
             }
@@ -319,31 +319,45 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         check(right, 3, "back link", node.page(), node.entry() as u64)
     }
 
+    /// Every head of this generation that holds anything, against the tables. Nothing is
+    /// looked for where no head is: a list or a count that is missing shows in the sums.
     fn check_heads(&self, census: &Census) -> Audit {
-        let mut found = 0;
-        let counts = self.count_tables();
+        let tag = self.generation.tag();
+        let tables = self.count_tables();
+        let (mut found, mut counted) = (0, [0; 3]);
         for (_, slot) in self.slots.iter().filter(|(_, slot)| slot.died.is_none()) {
-            for gfn in slot.base..slot.base + slot.pages {
-                found += self.check_rmap(slot, gfn, 1)?;
-                self.check_count(slot, gfn, &counts)?;
-                if begins_range(slot.base, gfn, 2) {
-                    found += self.check_rmap(slot, gfn, 2)?;
-                }
-                if begins_range(slot.base, gfn, 3) {
-                    found += self.check_rmap(slot, gfn, 3)?;
-                }
+            for (position, heads) in slot.heads.used(tag) {
+                let (level, first) = slot.range_at(position);
+                found += self.check_rmap(slot, first, level, heads)?;
+                let count = heads.count.get(tag);
+                check_count(slot, first, level, count, &tables)?;
+                counted[usize::from(level - 1)] += count as usize;
             }
         }
-        check(found == census.leaves, 3, "rmap nodes", PageNo::NONE, found)
+        let none = PageNo::NONE;
+        check(found == census.leaves, 3, "rmap nodes", none, found)?;
+        let [tracked, all] = tables.map(|list| list.len());
+        check(counted[0] == tracked, 2, "tracked frames", none, tracked as u64)?;
+        let ranges = counted[1] == all && counted[2] == all;
+        check(ranges, 2, "tables in large ranges", none, all as u64)
     }
 
-    /// Checks one rmap, and what its entries may not be (I2). Returns its current nodes.
-    fn check_rmap(&self, slot: &Slot, gfn: u64, level: u8) -> Result<u64, Violation> {
-        let index = slot.head_index(gfn, level);
+    /// Checks the rmap of the range of size `level` from frame `first` on, and what its entries
+    /// may not be (I2). Returns its current nodes.
+    fn check_rmap(
+        &self,
+        slot: &Slot,
+        first: u64,
+        level: u8,
+        heads: Heads,
+    ) -> Result<u64, Violation> {
         let tag = self.generation.tag();
-        let heads = slot.heads.get(index);
-        let first = gfn & !((1u64 << (9 * u32::from(level - 1))) - 1);
+        let reference = slot.reference(slot.head_index(first.max(slot.base), level));
         let guarded = heads.count.get(tag) > 0;
+        let is_logged = |gfn: u64| {
+            let at = gfn.wrapping_sub(slot.base) as usize;
+            slot.log.as_ref().is_none_or(|log| log.get(at).is_some_and(|bit| *bit))
+        };
         let mut found = 0;
         let mut before = None;
         let mut node = Node(heads.rmap.get(tag));
@@ -355,13 +369,19 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             check(maps, 3, "rmap node maps another frame", page, at)?;
             let sized = self.pool.meta(page).role.level() == level;
             check(sized, 3, "rmap node of another size", page, at)?;
-            self.check_back_link(node, before, slot.reference(index))?;
+            self.check_back_link(node, before, reference)?;
             let writable = spte & WRITABLE != 0;
-            check(!(writable && guarded && current), 2, "a tracked frame is writable", page, gfn)?;
-            check(!guarded || level == 1 || !current, 2, "tables mapped large", page, gfn)?;
-            check(!(writable && slot.read_only && current), 2, "read-only slot", page, gfn)?;
-            let logged = slot.log.as_ref().is_none_or(|log| log[(gfn - slot.base) as usize]);
-            check(!writable || logged || !current, 2, "writable but not logged", page, gfn)?;
+            check(
+                !(writable && guarded && current),
+                2,
+                "a tracked frame is writable",
+                page,
+                first,
+            )?;
+            check(!guarded || level == 1 || !current, 2, "tables mapped large", page, first)?;
+            check(!(writable && slot.read_only && current), 2, "read-only slot", page, first)?;
+            let logged = !writable || !current || is_logged(first);
+            check(logged, 2, "writable but not logged", page, first)?;
             found += u64::from(current);
             before = Some(node);
             node = self.link(node).next;
@@ -389,23 +409,6 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         [tracked, all]
     }
 
-    fn check_count(&self, slot: &Slot, gfn: u64, [tracked, all]: &[Vec<u64>; 2]) -> Audit {
-        let within = |list: &[u64], first: u64, last: u64| {
-            list.partition_point(|g| *g <= last) - list.partition_point(|g| *g < first)
-        };
-        let tag = self.generation.tag();
-        let count = |level| slot.heads.get(slot.head_index(gfn, level)).count.get(tag) as usize;
-        let none = PageNo::NONE;
-        let expected = within(tracked, gfn, gfn);
-        check(count(1) == expected, 2, "tracked count", none, gfn)?;
-        if begins_range(slot.base, gfn, 2) {
-            let end = slot.base + slot.pages - 1;
-            let expected = within(all, gfn, (gfn | 0x1ff).min(end));
-            check(count(2) == expected, 2, "tables in 2 MiB", none, gfn)?;
-        }
-        Ok(())
-    }
-
     fn check_unsync(&self) -> Audit {
         for page in self.unsync.pages() {
             let meta = self.pool.meta(*page);
@@ -417,6 +420,33 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let marked = marked.filter(|page| self.pool.meta(*page).unsync).count();
         check(listed == marked, 5, "unsync pages", PageNo::NONE, marked as u64)
     }
+}
+
+/// The entries in `lines` of a table.
+fn entries_of(mut lines: u64) -> impl Iterator<Item = usize> {
+    let next = move || {
+        let line = (lines != 0).then_some(lines.trailing_zeros() as usize)?;
+        lines &= lines - 1;
+        Some(line * 8..line * 8 + 8)
+    };
+    core::iter::from_fn(next).flatten()
+}
+
+/// Checks the count of the range of size `level` from frame `first` on against the lists of
+/// [`Mmu::count_tables`].
+fn check_count(
+    slot: &Slot,
+    first: u64,
+    level: u8,
+    count: u32,
+    [tracked, all]: &[Vec<u64>; 2],
+) -> Audit {
+    let last = first + (1 << (9 * u32::from(level - 1))) - 1;
+    let (first, last) = (first.max(slot.base), last.min(slot.base + slot.pages - 1));
+    let list = if level == 1 { tracked } else { all };
+    let expected = list.partition_point(|g| *g <= last) - list.partition_point(|g| *g < first);
+    let what = if level == 1 { "tracked count" } else { "tables in a large range" };
+    check(count as usize == expected, 2, what, PageNo::NONE, first)
 }
 
 /// The first frame that shadow entry `entry` stands for, by the guest entry behind it.

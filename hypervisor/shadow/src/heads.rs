@@ -82,6 +82,19 @@ impl HeadTable {
         heads.copied().unwrap_or_default()
     }
 
+    /// The positions that hold anything under `tag`, with their heads; for the audit.
+    pub(crate) fn used(&self, tag: u32) -> impl Iterator<Item = (usize, Heads)> + '_ {
+        let made = self.parts.iter().enumerate().filter(|(_, start)| **start != NOT_MADE);
+        let small = made.flat_map(|(part, start)| {
+            let heads = self.small.iter().skip(*start as usize).take(PART);
+            heads.enumerate().map(move |(at, heads)| (part * PART + at, *heads))
+        });
+        let frames = self.frames();
+        let large = self.large.iter().enumerate().map(move |(at, heads)| (frames + at, *heads));
+        let is_used = move |heads: &Heads| (heads.rmap.get(tag) | heads.count.get(tag)) != 0;
+        small.chain(large).filter(move |(_, heads)| is_used(heads))
+    }
+
     /// The heads at `position`, which are made now if need be.
     #[inline]
     pub(crate) fn get_mut(&mut self, position: usize) -> Option<&mut Heads> {
@@ -149,6 +162,9 @@ mod tests {
         }
         assert_eq!(table.small.len(), 2 * PART, "the range in the middle was not made");
         assert!(table.get_mut(3 * PART + 4).is_none());
+        let used: Vec<usize> = table.used(0).map(|(position, _)| position).collect();
+        assert_eq!(used, [5, 2 * PART + 7, 3 * PART, 3 * PART + 3]);
+        assert_eq!(table.used(1).count(), 0);
         assert_eq!(table.clear(), 2 * PART + 4);
         assert_eq!(table.get(5).rmap.get(0), 0);
     }

@@ -44,6 +44,14 @@ pub trait TableMemory {
         }
     }
 
+    /// Which lines of the table at `table` hold anything: bit n, as in [`Self::clear_lines`].
+    /// For the audit, which reads every table after every step of a test.
+    fn used_lines(&self, table: Hpa) -> u64 {
+        let word = |at: u64| self.read_entry(table.wrapping_add(at * 8));
+        let used = |line: &u64| (line * 8..line * 8 + 8).any(|at| word(at) != 0);
+        (0..64).filter(used).fold(0, |lines, line| lines | 1 << line)
+    }
+
     /// A clock, for the feature `profile` alone; one that stands still will do otherwise.
     #[inline]
     fn ticks(&self) -> u64 {

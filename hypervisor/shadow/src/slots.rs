@@ -126,6 +126,20 @@ impl Slot {
         }
     }
 
+    /// The range whose heads are at `position`: its level, and its first frame, which may lie
+    /// before the slot's. The inverse of [`Self::head_index`].
+    pub(crate) fn range_at(&self, position: usize) -> (u8, u64) {
+        let position = position as u64;
+        let [mid, big] = self.large.map(u64::from);
+        if position < mid {
+            (1, self.first_frame + position)
+        } else if position < big {
+            (2, ((self.base >> 9) + position - mid) << 9)
+        } else {
+            (3, ((self.base >> 18) + position - big) << 18)
+        }
+    }
+
     /// The reference of a position.
     #[inline]
     pub(crate) fn reference(&self, index: usize) -> u32 {

@@ -213,6 +213,14 @@ impl TableMemory for Machine {
             self.spy();
         }
     }
+
+    fn used_lines(&self, table: Hpa) -> u64 {
+        self.word(table);
+        let (low, block, word) = self.locate(table.as_u64()).expect("checked by word");
+        let block = if low { &self.lows[block] } else { &self.slabs[block] };
+        let lines = block.words[word..word + 512].chunks_exact(8).enumerate();
+        lines.fold(0, |used, (n, line)| used | u64::from(line != [0; 8]) << n)
+    }
 }
 
 impl GuestMemory for Machine {
