@@ -5,11 +5,13 @@
 //! a translation older than that: it is outside the guest (it will flush before it
 //! enters), or it entered after the clock moved, and flushed.
 //!
-//! The clock is the only part of the engine that vCPUs touch without the engine's lock.
-//! Entering is store `in_guest`, then load `now`; retiring is store `now`, then load
-//! `in_guest`; both sequentially consistent, so one of the two sees the other
-//! (Dekker's argument), and a frame is never reused under a vCPU that did not see the
-//! new epoch. See `docs/locking.md`.
+//! The clock is the only part of the engine that a vCPU touches without the engine's lock,
+//! and only to *leave*. Everything else, entering above all, happens under the lock: what
+//! one holder unlinked and opened, the next one sees. So the stores of an entry and of a
+//! retirement need no order of their own; leaving is a release, and whoever finds a vCPU
+//! outside acquires what it did inside: its last walk of a frame about to be reused, its
+//! last write to a table about to be read. See `docs/locking.md`; `tests/loom.rs` tries
+//! every interleaving.
 
 use alloc::vec::Vec;
 
@@ -99,7 +101,7 @@ impl FlushClock {
     /// The current epoch.
     #[inline]
     pub fn now(&self) -> u64 {
-        self.now.load(Ordering::SeqCst)
+        self.now.load(Ordering::Relaxed)
     }
 
     /// Seats, one for each vCPU that may be added.
@@ -107,49 +109,56 @@ impl FlushClock {
         self.seats.len()
     }
 
-    /// Opens a new epoch and returns it.
-    pub fn advance(&self) -> u64 {
-        self.now.fetch_add(1, Ordering::SeqCst) + 1
+    /// Opens a new epoch and returns it. Under the engine's lock.
+    pub(crate) fn advance(&self) -> u64 {
+        self.now.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// An epoch that no vCPU has acknowledged: the current one, or a new one where some
     /// vCPU already flushed for the current. Whatever was unlinked before this call is
-    /// out of every TLB once the result is acknowledged.
+    /// out of every TLB once the result is acknowledged. Under the engine's lock.
     #[inline]
-    pub fn open(&self) -> u64 {
-        let now = self.now.load(Ordering::SeqCst);
-        let is_used = |seat: &Seat| seat.acknowledged.load(Ordering::SeqCst) >= now;
+    pub(crate) fn open(&self) -> u64 {
+        let now = self.now.load(Ordering::Relaxed);
+        let is_used = |seat: &Seat| seat.acknowledged.load(Ordering::Relaxed) >= now;
         if self.seats.iter().any(is_used) { self.advance() } else { now }
     }
 
-    /// Records that `vcpu` flushed everything, after reading the clock as `epoch`.
-    pub fn acknowledge(&self, vcpu: VcpuId, epoch: u64) {
-        self.seats[vcpu.index()].acknowledged.fetch_max(epoch, Ordering::SeqCst);
+    /// Records that `vcpu` flushed everything, after reading the clock as `epoch`. Under the
+    /// engine's lock.
+    pub(crate) fn acknowledge(&self, vcpu: VcpuId, epoch: u64) {
+        self.seats[vcpu.index()].acknowledged.fetch_max(epoch, Ordering::Relaxed);
     }
 
     /// Declares that `vcpu` is about to enter. Returns whether it must flush everything
     /// first; the flush belongs between this call and the entry instruction.
+    ///
+    /// Under the engine's lock, which orders it after every retirement whose epoch it reads.
+    /// Without, it could walk an entry whose removal is still on its way to memory, though it
+    /// has acknowledged the epoch.
     #[inline]
-    pub fn enter(&self, vcpu: VcpuId) -> bool {
+    pub(crate) fn enter(&self, vcpu: VcpuId) -> bool {
         let seat = &self.seats[vcpu.index()];
-        seat.in_guest.store(true, Ordering::SeqCst);
-        let now = self.now.load(Ordering::SeqCst);
-        let lagging = seat.acknowledged.load(Ordering::SeqCst) < now;
+        seat.in_guest.store(true, Ordering::Relaxed);
+        let now = self.now.load(Ordering::Relaxed);
+        let lagging = seat.acknowledged.load(Ordering::Relaxed) < now;
         if lagging {
-            seat.acknowledged.store(now, Ordering::SeqCst);
+            seat.acknowledged.store(now, Ordering::Relaxed);
         }
         lagging
     }
 
     /// Declares that `vcpu` has left the guest: it walks no table until it enters again.
+    /// With the engine's lock or without.
     #[inline]
     pub fn leave(&self, vcpu: VcpuId) {
-        self.seats[vcpu.index()].in_guest.store(false, Ordering::SeqCst);
+        // After all that the vCPU read and wrote inside.
+        self.seats[vcpu.index()].in_guest.store(false, Ordering::Release);
     }
 
     /// Whether `vcpu` is in the guest, or about to be.
     pub fn in_guest(&self, vcpu: VcpuId) -> bool {
-        self.seats[vcpu.index()].in_guest.load(Ordering::SeqCst)
+        self.seats[vcpu.index()].in_guest.load(Ordering::Acquire)
     }
 
     /// Whether `vcpu` is in the guest with translations older than `epoch`.
@@ -175,60 +184,12 @@ impl FlushClock {
         self.seats
             .iter()
             .enumerate()
-            .any(|(index, seat)| index != except.index() && seat.in_guest.load(Ordering::SeqCst))
+            .any(|(index, seat)| index != except.index() && seat.in_guest.load(Ordering::Acquire))
     }
 
     #[inline]
     fn seat_lags(seat: &Seat, epoch: u64) -> bool {
-        seat.in_guest.load(Ordering::SeqCst) && seat.acknowledged.load(Ordering::SeqCst) < epoch
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use std::vec::Vec;
-
-    const A: VcpuId = VcpuId(0);
-    const B: VcpuId = VcpuId(1);
-
-    #[test]
-    fn a_vcpu_outside_the_guest_never_lags_and_flushes_when_it_enters() {
-        let clock = FlushClock::new(2);
-        let epoch = clock.advance();
-        assert!(clock.acknowledged(epoch));
-        assert!(clock.enter(A), "it has not flushed for the epoch");
-        assert!(!clock.enter(A), "it just has");
-        assert!(clock.acknowledged(epoch));
-    }
-
-    #[test]
-    fn a_vcpu_in_the_guest_lags_until_it_leaves() {
-        let clock = FlushClock::new(2);
-        let _ = clock.enter(A);
-        let epoch = clock.open();
-        assert_eq!(clock.lagging(epoch).collect::<Vec<_>>(), [A]);
-        assert!(clock.anyone_else_in_guest(B) && !clock.anyone_else_in_guest(A));
-        clock.leave(A);
-        assert!(clock.acknowledged(epoch));
-    }
-
-    #[test]
-    fn an_epoch_is_shared_until_somebody_acknowledges_it() {
-        let clock = FlushClock::new(1);
-        let first = clock.open();
-        assert_eq!(clock.open(), first);
-        let _ = clock.enter(A);
-        let second = clock.open();
-        assert!(second > first, "what is unlinked now was not flushed by that entry");
-    }
-
-    #[test]
-    fn flushes_add_up() {
-        let (one, other) = (TlbFlush::Address(Gva::new(1)), TlbFlush::Address(Gva::new(2)));
-        assert_eq!(one.and(TlbFlush::None), one);
-        assert_eq!(one.and(one), one);
-        assert_eq!(one.and(other), TlbFlush::All);
-        assert_eq!(TlbFlush::All.and(one), TlbFlush::All);
+        // Acquires what a vCPU that left did inside.
+        seat.in_guest.load(Ordering::Acquire) && seat.acknowledged.load(Ordering::Relaxed) < epoch
     }
 }

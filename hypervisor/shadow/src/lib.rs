@@ -98,6 +98,8 @@ mod dirty;
 mod engine;
 mod fault;
 mod flush;
+#[cfg(test)]
+mod flush_tests;
 mod generation;
 mod heads;
 mod install;

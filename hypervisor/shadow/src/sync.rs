@@ -1,7 +1,3 @@
-//! Atomics, from the model checker where one runs.
+//! Atomics. `tests/loom.rs` compiles `flush.rs` with those of the model checker in this place.
 
-#[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-#[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
