@@ -93,6 +93,24 @@ fn the_quota_bounds_what_is_in_use_not_what_was_taken() {
 }
 
 #[test]
+fn the_reserve_counts_as_free_and_as_in_use_until_it_is_given_up() {
+    let mut source = Source::new(1);
+    let mut pool = pool(&source, 128);
+    assert!(pool.grow(&mut source));
+    for held in 1..=3 {
+        let page = pool.take_free(&mut source).expect("free frames");
+        pool.keep_ready(page);
+        assert_eq!((pool.free, pool.in_use(), pool.peak), (64, held, held));
+    }
+    let maps: Vec<_> = pool.slab_maps().collect();
+    assert_eq!(maps, [(PageNo(FIRST_PAGE), u64::MAX << 3)], "the first three are not free");
+    pool.drop_reserve();
+    assert_eq!((pool.reserved(), pool.free, pool.in_use(), pool.peak), (&[][..], 64, 0, 3));
+    pool.shrink(&mut source);
+    assert_eq!((source.slabs.len(), pool.free, pool.slab_maps().count()), (1, 0, 0));
+}
+
+#[test]
 fn limbo_frees_in_order_and_stops_at_the_first_epoch_not_acknowledged() {
     let mut source = Source::new(1);
     let mut pool = pool(&source, 128);
@@ -120,6 +138,23 @@ fn only_a_slab_without_a_frame_in_use_goes_back() {
     pool.shrink(&mut source);
     assert_eq!((source.slabs.len(), pool.taken, pool.free), (2, 0, 0));
     assert!(pool.grow(&mut source), "and can be had again");
+}
+
+#[test]
+fn a_frame_returns_to_the_slab_that_it_came_from() {
+    let mut source = Source::new(2);
+    let mut pool = pool(&source, 128);
+    let room = pool.metas.capacity();
+    assert!(pool.grow(&mut source) && pool.grow(&mut source));
+    assert_eq!(pool.metas.len(), FIRST_PAGE as usize + 128);
+    assert_eq!(pool.metas.capacity(), room, "the arena's metadata was reserved");
+    let pages: Vec<PageNo> = (0..128).filter_map(|_| pool.take_free(&mut source)).collect();
+    assert!(pool.slab_maps().all(|(_, free)| free == 0));
+    for (released, page) in pages.into_iter().enumerate() {
+        pool.release(page);
+        let free: u32 = pool.slab_maps().map(|(_, free)| free.count_ones()).sum();
+        assert_eq!(free as usize, released + 1);
+    }
 }
 
 #[test]

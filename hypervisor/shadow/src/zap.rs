@@ -221,7 +221,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         spec.base = base;
         self.slots.check(&spec, self.config.physical_bits, Some(id))?;
         let promise = self.zap_everything();
-        if self.policy.kind().sweep() == Sweep::Batches || !P::TAGGED {
+        if !P::TAGGED {
             // The heads are about to be renumbered under the stale pages' links.
             self.sweep(u32::MAX);
         }

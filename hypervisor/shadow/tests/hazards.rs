@@ -1,16 +1,17 @@
 //! One test for each hazard H1 to H18 of the design: what went wrong elsewhere, tried here.
 //!
-//! Each comment names the mutation of the engine under which the test was seen to fail.
+//! Each comment names the changes of the engine under which the test was seen to fail, one at a
+//! time. H8 is in `wrap.rs`, H11 beside what it tests, in `directory.rs`.
 
 #[allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 mod support;
 
 use anchorite_addr::Gpa;
 use anchorite_shadow::{AnyMmu, PolicyKind, ShadowMmu};
-use std::time::{Duration, Instant};
 use support::fixture::*;
 use support::machine::Machine;
 use support::ops::{LogAction, Op, Place};
+use support::reference::{Access, Op as AccessOp};
 use support::world::Visible;
 
 const HOME: Place = Place::Home { bank: 0, read_only: false };
@@ -40,6 +41,8 @@ const fn direct(page: u64) -> u64 {
     1 << 28 | page << 21
 }
 
+/// Seen to fail when `recycle` takes a stale page of any generation, and when `drain_limbo` frees
+/// a page whose epoch is not acknowledged.
 #[test]
 fn h1_no_frame_is_reused_before_every_vcpu_flushed() {
     for policy in PolicyKind::ALL {
@@ -73,6 +76,8 @@ fn h1_no_frame_is_reused_before_every_vcpu_flushed() {
     }
 }
 
+/// Seen to fail when a revived page is linked before its old entries are cleared (`revive`
+/// without `clear`), and when a frame is taken as it was left (`take_free` without `clear`).
 #[test]
 fn h2_a_walker_in_the_guest_never_sees_a_reused_table() {
     // `World` lets vCPU 1 walk at every single entry that the engine writes.
@@ -91,6 +96,7 @@ fn h2_a_walker_in_the_guest_never_sees_a_reused_table() {
     }
 }
 
+/// Seen to fail when `zap_everything` leaves the vCPUs their roots.
 #[test]
 fn h3_a_fault_that_began_before_the_zap_installs_nothing_old() {
     for policy in PolicyKind::ALL {
@@ -110,6 +116,7 @@ fn h3_a_fault_that_began_before_the_zap_installs_nothing_old() {
     }
 }
 
+/// Seen to fail when `switch_root` does not ask for the page's generation.
 #[test]
 fn h4_a_stale_previous_root_is_not_found_again() {
     for policy in PolicyKind::ALL {
@@ -128,6 +135,8 @@ fn h4_a_stale_previous_root_is_not_found_again() {
     }
 }
 
+/// Seen to fail when `prepare_entry` asks for no flush. (That a new root comes with one and that
+/// an epoch not acknowledged does are two guards; each covers the other here.)
 #[test]
 fn h5_a_new_root_at_an_old_address_comes_with_a_flush() {
     for policy in PolicyKind::ALL {
@@ -144,6 +153,7 @@ fn h5_a_new_root_at_an_old_address_comes_with_a_flush() {
     }
 }
 
+/// Seen to fail when a fault reserves one frame instead of what it may need at most.
 #[test]
 fn h6_the_walk_in_progress_is_not_recycled() {
     for policy in PolicyKind::ALL {
@@ -159,6 +169,9 @@ fn h6_the_walk_in_progress_is_not_recycled() {
     }
 }
 
+/// Seen to fail when `child` does not compare the role, and when `drop_one_written` leaves the
+/// entry of what the guest has changed. That `child` compares the gfn as well is a second line:
+/// behind the one door no history reaches an entry that leads to another table.
 #[test]
 fn h7_a_child_is_followed_only_with_its_gfn_and_role() {
     for policy in PolicyKind::ALL {
@@ -183,6 +196,15 @@ fn h7_a_child_is_followed_only_with_its_gfn_and_role() {
             }
             f.write(round % 2, gva(8, 2), 7);
         }
+        // Without WP a supervisor's write and a user's read of one page need two roles.
+        f.poke(entry(PD, 8), 1024 << 12 | FULL & !2 | 0x80);
+        f.step(Op::Control { vcpu: 0, cr0: 0x8000_0001, cr4: 0x20, efer: 0x900, pkru: 0 });
+        for cpl3 in [false, true, false] {
+            let op = if cpl3 { AccessOp::Read } else { AccessOp::Write };
+            let access = Access { op, cpl3, implicit: false, ac: false };
+            let seen = f.step(Op::Access { vcpu: 0, gva: gva(8, 1), access, value: 3 });
+            assert_eq!(gpa(seen), Some(1025 << 12));
+        }
         f.step(Op::DirtyLog { slot: 1, action: LogAction::On });
         f.step(Op::Slot { slot: 1, place: Place::Gone });
         f.step(Op::DirtyLog { slot: 0, action: LogAction::On });
@@ -192,13 +214,20 @@ fn h7_a_child_is_followed_only_with_its_gfn_and_role() {
     }
 }
 
+/// Seen to fail when `zap_continue` goes on as long as there are pages, as without a generation.
 #[test]
 fn h9_faulting_vcpus_do_not_keep_a_zap_from_ending() {
     for policy in PolicyKind::ALL {
         let vcpus = 4;
-        let mut f = Fixture::new(policy, vcpus);
+        let mut f = Fixture::<AnyMmu<Machine>>::with(support::world::Setup {
+            spare: 40,
+            ..setup(policy, vcpus)
+        });
         f.widen(4096, 48);
-        for round in 0..40 {
+        for round in 0..20 {
+            for region in 0..32 {
+                f.read(region as usize % vcpus, gva(512 + (round + region) % 48, 0));
+            }
             let pages = f.0.mmu.usage().active;
             f.step(Op::ZapAll);
             let mut calls = 0;
@@ -210,6 +239,8 @@ fn h9_faulting_vcpus_do_not_keep_a_zap_from_ending() {
                 }
                 assert!(calls <= pages, "{policy:?}: {calls} batches for {pages} pages");
             }
+            let breaks = policy == PolicyKind::Batch;
+            assert_eq!(calls > 1, breaks, "{policy:?}: {calls} lock breaks, the test is too small");
             for vcpu in 0..vcpus {
                 f.read(vcpu, gva(512 + round, 0));
                 f.step(Op::ZapAll);
@@ -219,6 +250,7 @@ fn h9_faulting_vcpus_do_not_keep_a_zap_from_ending() {
     }
 }
 
+/// Seen to fail when stale pages do not count against the quota (`Pool::in_use`).
 #[test]
 fn h10_back_to_back_zaps_stay_below_the_quota() {
     for policy in PolicyKind::ALL {
@@ -236,41 +268,7 @@ fn h10_back_to_back_zaps_stay_below_the_quota() {
     }
 }
 
-#[test]
-fn h11_stale_clutter_does_not_slow_lookups() {
-    let fresh = (0..5).map(|_| time_of_faults(false)).min();
-    let cluttered = (0..5).map(|_| time_of_faults(true)).min();
-    let (fresh, cluttered) = (fresh.expect("five runs"), cluttered.expect("five runs"));
-    assert!(cluttered < fresh * 4, "fresh {fresh:?}, with stale pages {cluttered:?}");
-}
-
-/// The time of 200 faults that each need a table, beside 3000 stale pages or none.
-fn time_of_faults(clutter: bool) -> Duration {
-    let mut f = Fixture::<AnyMmu<Machine>>::with(support::world::Setup {
-        spare: 8000,
-        audit_every: u64::MAX,
-        ..setup(PolicyKind::Tagged, 1)
-    });
-    f.widen(4096, 4096);
-    for index in 200..4000 {
-        f.read(0, gva(512 + index, 0));
-    }
-    f.step(Op::ZapAll);
-    if clutter {
-        assert!(f.0.mmu.usage().stale > 3000);
-    } else {
-        f.step(Op::Park { vcpu: 0 });
-        f.0.settle_pending().expect("all vCPUs can be kicked");
-        f.step(Op::Reclaim { budget: 8000 });
-        assert!(f.0.mmu.usage().stale < 10);
-    }
-    let start = Instant::now();
-    for index in 0..200 {
-        f.read(0, gva(512 + index, 0));
-    }
-    start.elapsed()
-}
-
+/// Seen to fail when `log_harvest` leaves the right to write.
 #[test]
 fn h12_dirty_information_survives_zaps() {
     for policy in PolicyKind::ALL {
@@ -299,6 +297,8 @@ fn h12_dirty_information_survives_zaps() {
     }
 }
 
+/// Seen to fail when a head is read whatever its tag (`Head::get`), and, under the policies that
+/// unlink, when `unlink` does not take the page out of the counts.
 #[test]
 fn h13_stale_write_protection_causes_no_faults() {
     for policy in PolicyKind::ALL {
@@ -322,6 +322,7 @@ fn h13_stale_write_protection_causes_no_faults() {
     }
 }
 
+/// Seen to fail when a zap-all keeps the unsync list.
 #[test]
 fn h14_a_stale_unsync_page_is_never_synced_into() {
     for policy in PolicyKind::ALL {
@@ -344,22 +345,29 @@ fn h14_a_stale_unsync_page_is_never_synced_into() {
     }
 }
 
+/// Seen to fail when the heads of a deleted slot go at once under the policies that unlink.
 #[test]
 fn h15_pages_of_a_vanished_slot_are_recycled_without_its_heads() {
     for policy in PolicyKind::ALL {
         for bank in [HOME, SKEWED] {
-            let mut f = Fixture::new(policy, 1);
-            f.step(Op::Slot { slot: 1, place: Place::Gone });
-            f.step(Op::Slot { slot: 1, place: bank });
-            for page in 0..6 {
-                f.write(0, gva(8, page), page);
-                f.read(0, gva(9, page));
+            let mut f = Fixture::<AnyMmu<Machine>>::with(support::world::Setup {
+                spare: 20,
+                ..setup(policy, 1)
+            });
+            // Each round maps the same frames before the stale pages of the last are taken apart.
+            for _ in 0..3 {
+                f.step(Op::Slot { slot: 1, place: Place::Gone });
+                f.step(Op::Slot { slot: 1, place: bank });
+                for page in 0..6 {
+                    f.write(0, gva(8, page), page);
+                    f.read(0, gva(9, page));
+                }
             }
-            f.step(Op::Slot { slot: 1, place: Place::Gone });
             f.widen(4096, 40);
             for index in 0..40 {
                 f.read(0, gva(512 + index, 0));
             }
+            f.step(Op::Slot { slot: 1, place: Place::Gone });
             f.step(Op::Slot { slot: 1, place: OTHER });
             f.step(Op::Reclaim { budget: 100 });
             f.read(0, gva(8, 1));
@@ -369,6 +377,31 @@ fn h15_pages_of_a_vanished_slot_are_recycled_without_its_heads() {
     }
 }
 
+/// Seen to fail when `relocate_slot` leaves the stale pages under the policies that unlink.
+#[test]
+fn h15_pages_of_a_moved_slot_are_taken_apart_before_its_heads_go() {
+    for policy in PolicyKind::ALL {
+        let mut f = Fixture::<AnyMmu<Machine>>::with(support::world::Setup {
+            spare: 20,
+            ..setup(policy, 1)
+        });
+        let moved = 96;
+        f.poke(entry(pt(3), 7), moved << 12 | FULL);
+        f.read(0, gva(3, 7));
+        f.step(Op::Slot { slot: 2, place: OTHER });
+        // A new slot takes the place of the old heads; this is the frame with the same one.
+        let twin = moved + 512 * 16;
+        let position =
+            support::world::Position { base: twin, pages: 1, host: 0x750_0000, read_only: false };
+        f.0.extra_slot(position).expect("the slot fits");
+        f.poke(entry(pt(3), 6), twin << 12 | FULL);
+        assert_eq!(gpa(f.read(0, gva(3, 6))), Some(twin << 12));
+        f.step(Op::Park { vcpu: 0 });
+        f.step(Op::Reclaim { budget: f.0.mmu.usage().stale });
+    }
+}
+
+/// Seen to fail when a new slot leaves the MMIO generation, and when a zap-all moves it.
 #[test]
 fn h16_page_and_mmio_generations_are_independent() {
     let mut f = Fixture::new(PolicyKind::Tagged, 1);
@@ -393,6 +426,7 @@ fn h16_page_and_mmio_generations_are_independent() {
     assert_eq!(gpa(f.read(0, device)), Some(0xfee00 << 12));
 }
 
+/// Seen to fail when a zap-all that finds no page opens a new generation.
 #[test]
 fn h17_zap_alls_without_a_fault_in_between_coalesce() {
     for policy in PolicyKind::ALL {
@@ -410,6 +444,7 @@ fn h17_zap_alls_without_a_fault_in_between_coalesce() {
     }
 }
 
+/// Seen to fail when `page_for` keeps only the low 32 bits of a gfn.
 #[test]
 fn h18_keys_are_never_truncated() {
     for policy in [PolicyKind::Tagged, PolicyKind::Walk] {

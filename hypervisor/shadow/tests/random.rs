@@ -14,15 +14,11 @@ use anchorite_shadow::{AnyMmu, PolicyKind};
 use support::machine::Machine;
 use support::reference::Mode;
 use support::rng::Rng;
-use support::run::Script;
+use support::run::{Script, env};
 use support::world::{Coverage, Setup};
 
 /// Operations of one script: long enough for pools to fill, short enough to shrink.
 const SCRIPT: u64 = 4000;
-
-fn env(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
-}
 
 fn setup(mode: Mode, seed: u64) -> Setup {
     let mut rng = Rng::new(seed ^ 0x5e7_0b5e);

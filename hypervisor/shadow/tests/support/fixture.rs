@@ -3,6 +3,7 @@
 use super::machine::Machine;
 use super::ops::Op;
 use super::reference::{Access, Mode, Op as AccessOp};
+use super::run::env;
 use super::world::{Engine, Position, Setup, Visible, World};
 use anchorite_shadow::{AnyMmu, PolicyKind};
 
@@ -46,7 +47,7 @@ pub fn setup(policy: PolicyKind, vcpus: usize) -> Setup {
         gib_pages: true,
         start_generation: 1,
         disciplined: false,
-        audit_every: 1,
+        audit_every: env("ANCHORITE_SHADOW_AUDIT", 1),
         physical_bits: 40,
     }
 }

@@ -26,6 +26,11 @@ pub struct Failure {
     pub what: String,
 }
 
+/// The number in an environment variable.
+pub fn env(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
 thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
@@ -156,9 +161,14 @@ impl Script {
         );
     }
 
+    /// The shortest script that fails in the same way. `ANCHORITE_SHADOW_SHRINK=0` only cuts off
+    /// what follows the failure: mutation testing asks whether a test fails, thousands of times.
     fn shrunk<E: Engine>(&self, failure: &Failure) -> Self {
         let mut small = self.clone();
         small.ops.truncate(failure.step + 1);
+        if env("ANCHORITE_SHADOW_SHRINK", 1) == 0 {
+            return small;
+        }
         let same = |script: Self| {
             script.run::<E>().err().is_some_and(|other| other.kind() == failure.kind())
         };
