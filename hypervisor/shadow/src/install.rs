@@ -97,19 +97,26 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     }
 
     /// Evicts the oldest current page that is no root in use. Pages that hold up a tree
-    /// get a second chance, a bounded number of times.
+    /// get a second chance, a bounded number of times. Where a lowered quota found only stale
+    /// pages that it had to leave, and they are in service again, it goes on down to the quota.
     #[cold]
     fn evict(&mut self, vcpu: VcpuId) -> Result<PageNo, Shortage> {
         if let Some(epoch) = self.waiting_epoch() {
             return Err(Shortage::Wait(epoch));
         }
-        let victim = self.victim().ok_or(Shortage::OutOfMemory)?;
-        self.zap_page(victim);
-        self.stats.mmu_evicted += 1;
-        match self.fresh() {
-            Some(page) => Ok(page),
-            None if self.is_alone(vcpu) => Err(Shortage::OutOfMemory),
-            None => Err(Shortage::Wait(self.pool.meta(victim).epoch)),
+        loop {
+            let victim = self.victim().ok_or(Shortage::OutOfMemory)?;
+            self.zap_page(victim);
+            self.stats.mmu_evicted += 1;
+            if let Some(page) = self.fresh() {
+                return Ok(page);
+            }
+            if !self.is_alone(vcpu) {
+                return Err(Shortage::Wait(self.pool.meta(victim).epoch));
+            }
+            if self.pool.in_use() < self.pool.quota {
+                return Err(Shortage::OutOfMemory);
+            }
         }
     }
 

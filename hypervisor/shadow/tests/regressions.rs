@@ -3,7 +3,8 @@
 #[allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 mod support;
 
-use anchorite_shadow::{AnyMmu, PolicyKind};
+use anchorite_shadow::{AnyMmu, PolicyKind, ShadowMmu};
+use support::fixture::{self, Fixture, gva};
 use support::machine::Machine;
 use support::ops::{LogAction, Op, Place};
 use support::reference::{Access, Mode, Op as AccessOp};
@@ -152,4 +153,35 @@ fn invpcid_of_the_current_context_reaches_translations_under_a_shared_pdpt() {
     ops.push(Op::Access { vcpu: 1, gva: 0x2008, access: access(AccessOp::Read, false), value: 0 });
     let setup = setup(Mode::Pae, 2, PolicyKind::Background);
     holds(setup, &[(0x3000, 0x11067), (0x14020, 0x3001)], &ops);
+}
+
+/// A zap-all had left more stale pages than a new quota allowed, and none could be taken apart yet.
+/// They came back into service one by one, and then a fault that evicted a single page found
+/// itself still above the quota: out of memory, it said, with frames to be had.
+/// (`five_levels`, seed 1003, step 606.)
+#[test]
+fn what_is_above_a_lowered_quota_is_evicted_by_the_fault_that_needs_a_frame() {
+    for policy in PolicyKind::ALL {
+        let roomy = Setup { spare: 60, ..fixture::setup(policy, 2) };
+        let mut f = Fixture::<AnyMmu<Machine>>::with(roomy);
+        f.widen(4096, 40);
+        f.0.hold = true;
+        let tables = |f: &mut Fixture| {
+            // The newest first: the oldest are taken apart for the reserve.
+            for index in (0..40).rev() {
+                f.read(0, gva(512 + index, 0));
+            }
+        };
+        tables(&mut f);
+        f.read(1, gva(0, 0));
+        f.step(Op::ZapAll);
+        f.step(Op::Quota { spare: 0 });
+        f.step(Op::Park { vcpu: 0 });
+        f.step(Op::Park { vcpu: 1 });
+        // Back in service, as they were; and then something else.
+        tables(&mut f);
+        f.read_everything(0);
+        let usage = f.0.mmu.usage();
+        assert!(usage.active <= usage.quota, "{policy:?}: {usage:?}");
+    }
 }
