@@ -88,6 +88,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> ShadowMmu for Mmu<M, P, TAG_
         if self.clock.acknowledged(promise.epoch) {
             return Ok(());
         }
+        self.stats.remote_tlb_flush += 1;
         self.clock.lagging(promise.epoch).for_each(kick);
         Err(promise)
     }

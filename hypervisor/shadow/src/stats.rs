@@ -43,6 +43,8 @@ pub struct Stats {
     pub mmu_rebased: u64,
     /// Entries with `TlbFlush::All`.
     pub tlb_flush: u64,
+    /// Times that vCPUs in the guest had to be kicked so that a promise could be kept.
+    pub remote_tlb_flush: u64,
     /// INVLPG and single-address INVPCID.
     pub invlpg: u64,
     /// Root loads that found their root in the cache.
@@ -55,7 +57,7 @@ pub struct Stats {
 
 impl Stats {
     /// Every counter with its name.
-    pub const fn named(&self) -> [(&'static str, u64); 22] {
+    pub const fn named(&self) -> [(&'static str, u64); 23] {
         [
             ("pf_taken", self.pf_taken),
             ("pf_fixed", self.pf_fixed),
@@ -76,6 +78,7 @@ impl Stats {
             ("mmu_prefetched", self.mmu_prefetched),
             ("mmu_rebased", self.mmu_rebased),
             ("tlb_flush", self.tlb_flush),
+            ("remote_tlb_flush", self.remote_tlb_flush),
             ("invlpg", self.invlpg),
             ("root_hit", self.root_hit),
             ("root_miss", self.root_miss),

@@ -3,7 +3,7 @@
 #[allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 mod support;
 
-use anchorite_shadow::{AnyMmu, PolicyKind, ShadowMmu};
+use anchorite_shadow::{AnyMmu, PolicyKind, ShadowMmu, TlbFlush};
 use support::fixture::*;
 use support::machine::Machine;
 use support::ops::{Op, Place};
@@ -151,5 +151,45 @@ fn a_deleted_slot_is_swept_under_the_policies_that_wait_for_it() {
         f.step(Op::Slot { slot: 1, place: Place::Gone });
         let swept = matches!(policy, PolicyKind::Walk | PolicyKind::Batch);
         assert_eq!(f.0.mmu.usage().stale == 0, swept, "{policy:?}");
+    }
+}
+
+#[test]
+fn a_promise_names_the_vcpus_to_kick_until_all_have_left() {
+    let mut f = Fixture::new(PolicyKind::Tagged, 3);
+    f.read(0, gva(0, 0));
+    f.read(2, gva(0, 0));
+    let mut promise = f.0.mmu.zap_all();
+    for (tries, inside) in [(1, vec![0, 2]), (2, vec![2])] {
+        let mut kicked = Vec::new();
+        promise = f.0.mmu.discharge(promise, |vcpu| kicked.push(vcpu.index())).expect_err("inside");
+        assert_eq!(kicked, inside);
+        assert_eq!(f.0.mmu.stats().remote_tlb_flush, tries);
+        f.step(Op::Park { vcpu: inside[0] });
+    }
+    f.0.mmu.discharge(promise, |_| panic!("nobody is inside")).expect("all have left");
+    assert_eq!(f.0.mmu.stats().remote_tlb_flush, 2);
+}
+
+#[test]
+fn a_flush_outside_the_guest_saves_the_one_at_entry_and_one_inside_counts_for_nothing() {
+    for acknowledges in [true, false] {
+        let mut f = fixture(PolicyKind::Tagged);
+        f.read(0, gva(8, 0));
+        f.step(Op::Park { vcpu: 0 });
+        let (vcpu, slot) = (f.0.id(0), f.0.slot_id(1));
+        let _kept_outside = f.0.mmu.zap_slot(slot).expect("the slot is there");
+        if acknowledges {
+            f.0.mmu.acknowledge(vcpu);
+        }
+        let entry = f.0.mmu.enter(vcpu).expect("the root is there");
+        assert_eq!(entry.flush, if acknowledges { TlbFlush::None } else { TlbFlush::All });
+        assert!(f.0.mmu.clock().in_guest(vcpu));
+        let promise = f.0.mmu.zap_slot(slot).expect("the slot is there");
+        f.0.mmu.acknowledge(vcpu);
+        let promise = f.0.mmu.discharge(promise, |_| ()).expect_err("the vCPU is inside");
+        f.0.mmu.leave(vcpu);
+        assert!(!f.0.mmu.clock().in_guest(vcpu));
+        f.0.mmu.discharge(promise, |_| ()).expect("the vCPU has left");
     }
 }
