@@ -35,7 +35,23 @@ pub const ACCESSED_EARLY: Known =
 pub const MARKED_PDPTES: Known =
     Known { name: "marked-pdptes", what: "A is set in PDPTEs, where it is reserved" };
 
-const ALL: [Known; 4] = [RESERVED_WITHOUT_P, UPDATE_READS_FIRST, ACCESSED_EARLY, MARKED_PDPTES];
+/// QEMU 7.2, and AMD processors under nested paging: the same, where an entry changes.
+pub const PDPTES_IN_MEMORY: Known = Known {
+    name: "pdptes-in-memory",
+    what: "PDPTEs that change in memory matter before CR3 is loaded",
+};
+/// QEMU 7.2.
+pub const UNCHECKED_PDPTES: Known =
+    Known { name: "unchecked-pdptes", what: "CR3 is loaded although a PDPTE has reserved bits" };
+
+const ALL: [Known; 6] = [
+    RESERVED_WITHOUT_P,
+    UPDATE_READS_FIRST,
+    ACCESSED_EARLY,
+    MARKED_PDPTES,
+    PDPTES_IN_MEMORY,
+    UNCHECKED_PDPTES,
+];
 
 /// The deviations declared and seen.
 #[derive(Debug)]

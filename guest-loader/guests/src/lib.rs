@@ -34,6 +34,7 @@ pub mod memory;
 mod multiboot;
 pub mod oracle;
 pub mod paging;
+pub mod plan;
 pub mod probe;
 mod pvh;
 pub mod random;

@@ -45,6 +45,8 @@ pub mod bits {
 pub struct Frames {
     next: u64,
     end: u64,
+    /// The end of the range that they are of.
+    ram_end: u64,
 }
 
 impl Frames {
@@ -58,10 +60,8 @@ impl Frames {
         let ram = boot.memory.ram().filter(|ram| ram.start < MAPPED_END);
         let largest = ram.max_by_key(|ram| ram.end - ram.start);
         let Region { start, end, .. } = *largest.expect("the memory map has RAM");
-        Self {
-            next: start.max(taken).next_multiple_of(PAGE),
-            end: end.min(MAPPED_END) & !(PAGE - 1),
-        }
+        let end = end.min(MAPPED_END) & !(PAGE - 1);
+        Self { next: start.max(taken).next_multiple_of(PAGE), end, ram_end: end }
     }
 
     /// A frame of zeroes.
@@ -137,12 +137,35 @@ impl Space {
             }
             Format::TwoLevel | Format::Pae => {
                 let space = Self { root: frames.take(), format };
-                let end = frames.end().min(Self::FREE32);
+                let end = frames.ram_end.min(Self::FREE32);
                 for page in (0..end).step_by(PAGE as usize) {
                     space.map(frames, page, page, bits::FULL & !bits::U, 1);
                 }
                 space
             }
+        }
+    }
+
+    /// Another space of the same format that shares this one's tables of the kernel.
+    #[must_use]
+    pub fn sibling(&self, frames: &mut Frames) -> Self {
+        let sibling = Self { root: frames.take(), format: self.format };
+        let top = self.levels();
+        let shared = if self.format.is_long() { 1 } else { self.format.index(Self::FREE32, top) };
+        for index in 0..shared {
+            let at = index * self.format.entry_bytes();
+            self.format.write(sibling.root + at, self.format.read(self.root + at));
+        }
+        sibling
+    }
+
+    /// Address `number` of those that are far from each other and from the kernel, with a
+    /// topmost entry of its own in 64-bit formats; up to 11 exist.
+    pub const fn region(&self, number: u64) -> u64 {
+        if self.format.is_long() {
+            (1 + number) * self.format.span(self.levels())
+        } else {
+            Self::FREE32 + number * 0x1000_0000
         }
     }
 

@@ -1,7 +1,7 @@
 //! What no machine goes on from. Each ends the run with a verdict, or is survived where the
 //! processor has something to say about it.
 
-use anchorite_guests::abi::mmio::DEVICE;
+use anchorite_guests::abi::mmio::{DEVICE, READ_ONLY_PAGE};
 use anchorite_guests::control::load_root;
 use anchorite_guests::instructions::reload_cr3;
 use anchorite_guests::memory::{read, write};
@@ -23,6 +23,7 @@ pub(crate) fn run(name: &str, frames: &mut Frames, space: Space) -> Status {
     match name {
         "cr3-nowhere" => load_root(NOWHERE),
         "cr3-device" => load_root(DEVICE),
+        "cr3-rom" => load_root(READ_ONLY_PAGE),
         "cr3-garbage" => load_root(filled(frames, |slot| slot.wrapping_mul(0x9e37_79b9_7f4a_7c15))),
         "cr3-loop" => {
             let table = frames.take();
