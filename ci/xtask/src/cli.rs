@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cmdline::{DeviceSet, Mmu, ResetIs};
+use crate::cmdline::{DeviceSet, EndIs, Mmu};
 use crate::emulator::{Boot, Cpu, On};
 
 /// Anchorite's tooling
@@ -69,9 +69,12 @@ pub(crate) struct GuestArgs {
     /// The run passes once the guest has printed this on its serial line or debug console
     #[arg(long, value_name = "TEXT")]
     pub(crate) until: Option<String>,
-    /// What a reset by the guest means, a triple fault among them
+    /// What a reset by the guest means: by the keyboard controller or a reset port
     #[arg(long, value_enum, default_value_t)]
-    pub(crate) reset_is: ResetIs,
+    pub(crate) reset_is: EndIs,
+    /// What a triple fault means, which is also how Linux resets with reboot=t
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) triple_fault_is: EndIs,
     /// Features that CPUID hides although it could show them, for instance smep,smap
     #[arg(long, value_name = "NAMES")]
     pub(crate) hide: Option<String>,

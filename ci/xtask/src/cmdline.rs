@@ -62,11 +62,11 @@ impl DeviceSet {
     }
 }
 
-/// What a guest's reset, a triple fault among them, means.
+/// What it means that a guest ends in some way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum ResetIs {
-    /// How it ends well, as Linux does with reboot=t
+pub(crate) enum EndIs {
+    /// How it ends well
     Pass,
     /// A crash
     #[default]

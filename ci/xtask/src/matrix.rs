@@ -6,7 +6,7 @@ use std::fs;
 
 use serde::{Deserialize, Deserializer};
 
-use crate::cmdline::{DeviceSet, Mmu, ResetIs};
+use crate::cmdline::{DeviceSet, EndIs, Mmu};
 use crate::emulator::{Boot, Cpu, On, choose};
 use crate::error::{Error, Result};
 use crate::initramfs::Initramfs;
@@ -57,9 +57,12 @@ pub(crate) struct Run {
     pub(crate) devices: DeviceSet,
     /// The run passes once the guest has printed this.
     pub(crate) until: Option<String>,
-    /// What a reset means.
+    /// What a reset by a port means.
     #[serde(default)]
-    pub(crate) reset_is: ResetIs,
+    pub(crate) reset_is: EndIs,
+    /// What a triple fault means.
+    #[serde(default)]
+    pub(crate) triple_fault_is: EndIs,
     /// Features that CPUID hides although it could show them.
     pub(crate) hide: Option<String>,
     /// Changes to QEMU's processor; without effect elsewhere.

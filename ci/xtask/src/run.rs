@@ -11,7 +11,7 @@ use anchorite_abi::{Options, TSC_KHZ_WORD};
 
 use crate::bench::results::{self, Common, Measured};
 use crate::cli::{GuestArgs, ImageArgs, RunArgs};
-use crate::cmdline::{Mmu, Module, ResetIs};
+use crate::cmdline::{EndIs, Mmu, Module};
 use crate::emulator::{self, Boot, Cpu, Machine, On, Outcome};
 use crate::error::{Error, Result};
 use crate::freestanding;
@@ -147,7 +147,8 @@ fn options<'a>(args: &'a GuestArgs, guest: &Guest) -> Options<'a> {
         audit: args.audit,
         kind: args.kind.as_deref(),
         devices: args.devices.of_image(),
-        reset_passes: args.reset_is == ResetIs::Pass,
+        reset_passes: args.reset_is == EndIs::Pass,
+        triple_fault_passes: args.triple_fault_is == EndIs::Pass,
         ..Options::default()
     }
 }

@@ -189,6 +189,7 @@ fn arguments(cell: &Cell) -> RunArgs {
             devices: run.devices,
             until: run.until.clone(),
             reset_is: run.reset_is,
+            triple_fault_is: run.triple_fault_is,
             module: Vec::new(),
             hide: run.hide.clone(),
             zap: cell.zap.clone(),

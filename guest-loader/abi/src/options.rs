@@ -83,8 +83,10 @@ pub struct Options<'a> {
     pub kind: Option<&'a str>,
     /// What devices the machine has.
     pub devices: DeviceSet,
-    /// A guest that resets the machine has passed; else that is an error.
+    /// A guest that resets the machine by a port has passed; else that is an error.
     pub reset_passes: bool,
+    /// A guest that ends in a triple fault has passed; else that is an error.
+    pub triple_fault_passes: bool,
     /// The run ends well once the guest has printed this text, in which [`crate::text`] hides
     /// blanks.
     pub until: Option<&'a str>,
@@ -112,6 +114,7 @@ impl Default for Options<'_> {
             kind: None,
             devices: DeviceSet::default(),
             reset_passes: false,
+            triple_fault_passes: false,
             until: None,
             zeroed: false,
             counted: false,
@@ -145,7 +148,7 @@ impl fmt::Display for OptionError<'_> {
         match self {
             Self::Unknown { word } => write!(
                 f,
-                "unknown option {word:?}; known are mmu=, mem=, timeout=, json=, zap=, shadow_pages=, zap_rate=, hide=, kind=, devices=, reset=, until=, audit=, zeroed=, counted=, -freq"
+                "unknown option {word:?}; known are mmu=, mem=, timeout=, json=, zap=, shadow_pages=, zap_rate=, hide=, kind=, devices=, reset=, triple_fault=, until=, audit=, zeroed=, counted=, -freq"
             ),
             Self::BadValue { name, value, expected } => {
                 write!(f, "option {name}={value:?} is not {expected}")
@@ -187,7 +190,8 @@ impl<'a> Options<'a> {
             "hide" => self.hide = Some(value),
             "kind" => self.kind = Some(value),
             "devices" => self.devices = devices(value)?,
-            "reset" => self.reset_passes = reset(value)?,
+            "reset" => self.reset_passes = passes(value, "reset")?,
+            "triple_fault" => self.triple_fault_passes = passes(value, "triple_fault")?,
             "until" => self.until = Some(value),
             "zeroed" => self.zeroed = number(value, "zeroed", 0..=1)? == 1,
             "audit" => self.audit = number(value, "audit", 0..=1)? == 1,
@@ -213,11 +217,11 @@ fn devices(value: &str) -> Result<DeviceSet, OptionError<'_>> {
     })
 }
 
-fn reset(value: &str) -> Result<bool, OptionError<'_>> {
+fn passes<'a>(value: &'a str, name: &'static str) -> Result<bool, OptionError<'a>> {
     match value {
         "pass" => Ok(true),
         "error" => Ok(false),
-        _ => Err(OptionError::BadValue { name: "reset", value, expected: "pass or error" }),
+        _ => Err(OptionError::BadValue { name, value, expected: "pass or error" }),
     }
 }
 
@@ -268,6 +272,9 @@ impl fmt::Display for Options<'_> {
         if self.reset_passes {
             f.write_str(" reset=pass")?;
         }
+        if self.triple_fault_passes {
+            f.write_str(" triple_fault=pass")?;
+        }
         if let Some(until) = self.until {
             write!(f, " until={until}")?;
         }
@@ -307,6 +314,7 @@ mod tests {
             kind: Some("flat:0:7c00"),
             devices: DeviceSet::L0,
             reset_passes: true,
+            triple_fault_passes: true,
             until: Some("Pass%201"),
             zeroed: true,
             counted: true,
@@ -340,6 +348,7 @@ mod tests {
             "mmu=none",
             "devices=l5",
             "reset=fail",
+            "triple_fault=reset",
             "-freq",
             "-freq 0",
             "-freq 65536",

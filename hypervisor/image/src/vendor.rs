@@ -98,6 +98,7 @@ fn run_with<B: Vcpu, T: Translation>(
     let config = Config {
         limit_seconds: options.timeout_s,
         reset_passes: options.reset_passes,
+        triple_fault_passes: options.triple_fault_passes,
         zaps_per_second: options.zap_rate,
         window: Some(Window { host: ram.window().frame(), frames: WINDOW_BYTES / PAGE_BYTES }),
         devices: guest::devices(options, ram),

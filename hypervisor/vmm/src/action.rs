@@ -120,8 +120,10 @@ pub struct Outcome {
     pub stop: Stop,
     /// The time limit in seconds.
     pub limit: u32,
-    /// Resets count as a good end.
+    /// Resets by a port count as a good end.
     pub reset_passes: bool,
+    /// Triple faults do.
+    pub triple_fault_passes: bool,
     /// One line: what happened, and at which instruction.
     pub reason: String,
 }
@@ -131,7 +133,8 @@ impl Outcome {
     pub fn verdict(&self) -> Verdict<'_> {
         match self.stop {
             Stop::Exit { status: 0 } | Stop::Printed | Stop::PowerOff => Verdict::Pass,
-            Stop::Reset | Stop::TripleFault if self.reset_passes => Verdict::Pass,
+            Stop::Reset if self.reset_passes => Verdict::Pass,
+            Stop::TripleFault if self.triple_fault_passes => Verdict::Pass,
             Stop::Exit { status } | Stop::Panic { code: status } => Verdict::Fail { status },
             Stop::Timeout => Verdict::Timeout { seconds: self.limit },
             _ => Verdict::Error { reason: &self.reason },

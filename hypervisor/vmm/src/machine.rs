@@ -39,8 +39,10 @@ pub struct Config {
     pub zaps_per_second: u32,
     /// The remap window, which lies nowhere at first.
     pub window: Option<Window>,
-    /// A reset, a triple fault among them, is how the guest ends well.
+    /// A reset by a port is how the guest ends well.
     pub reset_passes: bool,
+    /// A triple fault is.
+    pub triple_fault_passes: bool,
     /// What the devices are.
     pub devices: devices::Config,
 }
@@ -50,6 +52,7 @@ impl Default for Config {
         Self {
             limit_seconds: 60,
             reset_passes: false,
+            triple_fault_passes: false,
             zaps_per_second: 0,
             window: None,
             devices: devices::Config::default(),

@@ -322,6 +322,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             stop,
             limit: self.config.limit_seconds,
             reset_passes: self.config.reset_passes,
+            triple_fault_passes: self.config.triple_fault_passes,
             reason,
         };
         if stop.wants_dump() && outcome.verdict() != Verdict::Pass {

@@ -16,7 +16,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use crate::cli::{BenchArgs, GuestArgs, RunArgs};
-use crate::cmdline::{DeviceSet, Mmu, ResetIs};
+use crate::cmdline::{DeviceSet, EndIs, Mmu};
 use crate::emulator::{self, Boot, Cpu, On, Outcome};
 use crate::error::{Error, Result};
 use crate::guest::Guest;
@@ -148,7 +148,8 @@ impl Bench {
                 kind: None,
                 devices: DeviceSet::default(),
                 until: None,
-                reset_is: ResetIs::default(),
+                reset_is: EndIs::default(),
+                triple_fault_is: EndIs::default(),
                 module: Vec::new(),
                 hide: None,
                 zap: self.zap.clone(),

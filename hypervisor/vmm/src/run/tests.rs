@@ -444,6 +444,23 @@ mod ports {
     }
 
     #[test]
+    fn a_reset_and_a_triple_fault_pass_each_where_it_is_expected() {
+        let passes = |reset, triple_fault| {
+            let vcpu = || FakeVcpu::default();
+            let reset_line = vcpu().after(|vcpu| vcpu.registers[Gpr::Rax] = 0xfe, out(0x64, 1));
+            [reset_line, vcpu().then(VmExit::TripleFault)].map(|vcpu| {
+                let mut machine = machine(vcpu);
+                machine.config.reset_passes = reset;
+                machine.config.triple_fault_passes = triple_fault;
+                machine.run().verdict() == Verdict::Pass
+            })
+        };
+        assert_eq!(passes(false, false), [false, false]);
+        assert_eq!(passes(true, false), [true, false], "a crash is no reset");
+        assert_eq!(passes(false, true), [false, true]);
+    }
+
+    #[test]
     fn a_timed_zap_is_accounted_apart() {
         let vcpu = FakeVcpu::default()
             .after(|vcpu| vcpu.registers[Gpr::Rax] = 4 | 1 << 8, out(port::BENCH_COMMAND, 4))
