@@ -15,13 +15,17 @@ const HEAD: &str = "\
 Written by `cargo xtask test --matrix FILTER --all --status FILE`, one line for each run of
 `ci/matrix.toml` that has been tried; never edited by hand. A run that is not listed has not been
 tried. `as expected` is `no` where the verdict is another than the matrix asks for, or the console
-lacks what it must show. Exits are counted by the image. Its own instructions can be told only
-where instructions are counted (`icount` in the matrix, QEMU); the guest's come on top, and those
-alone are what the guest takes on plain QEMU.
+lacks what it must show. Exits are counted by the image. Instructions can be told only where they
+are counted (`icount` in the matrix, QEMU): the image's own, and those of the whole run from reset
+to the end of Linux's `init`, without the time in which the kernel was idle (to 10 million). The
+last are set against the same guest's run on plain QEMU, without the image.
 
-| run | devices | verdict | as expected | exits | the image's own instructions | seconds | commit |
-|---|---|---|---|---:|---:|---:|---|
+| run | devices | verdict | as expected | exits | the image's own instructions | all instructions | against plain QEMU | seconds | commit |
+|---|---|---|---|---:|---:|---:|---:|---:|---|
 ";
+const COLUMNS: usize = 10;
+/// The column of all instructions; the next is what they come to against plain QEMU.
+const ALL: usize = 6;
 
 /// One run's line.
 #[derive(Clone, Debug)]
@@ -35,6 +39,8 @@ pub(crate) struct Row {
     pub(crate) sums: Option<(u64, u64)>,
     /// The clock counts instructions.
     pub(crate) counted: bool,
+    /// Ticks of the clock from reset to the guest's end, idle ones apart.
+    pub(crate) ticks: Option<u64>,
     pub(crate) seconds: f64,
 }
 
@@ -51,26 +57,59 @@ pub(crate) fn sums(console: &str) -> Option<(u64, u64)> {
     Some((words.next()?.ok()?, words.next()?.ok()?))
 }
 
+/// The ticks of the clock that a Linux guest's `init` tells at its end, less those in which the
+/// kernel was idle; a tick is a nanosecond where instructions are counted.
+pub(crate) fn busy_ticks(console: &str) -> Option<u64> {
+    let line = console.lines().rev().find_map(|line| line.split_once("-linux: clock: 0x"))?.1;
+    let (ticks, idle) = line.split_once(" ticks, idle ")?;
+    let (seconds, hundredths) = idle.split_once(" s")?.0.split_once('.')?;
+    let idle = seconds.parse::<u64>().ok()? * 100 + hundredths.parse::<u64>().ok()?;
+    u64::from_str_radix(ticks, 16).ok()?.checked_sub(idle * 10_000_000)
+}
+
 fn merged(before: &str, rows: &[Row], commit: &str) -> String {
-    let kept = before.lines().filter_map(|line| Some((key(line)?, line.to_owned())));
-    let mut lines: BTreeMap<String, String> = kept.collect();
-    lines.extend(rows.iter().map(|row| (row.name.clone(), row.line(commit))));
+    // A line of an older form lacks what it should tell: that run has to be made again.
+    let kept = before.lines().filter_map(cells);
+    let fresh = rows.iter().map(|row| (row.name.clone(), row.cells(commit)));
+    let mut lines: BTreeMap<String, Cells> = kept.chain(fresh).collect();
+    compare(&mut lines);
     let mut text = HEAD.to_owned();
-    for line in lines.values() {
+    for cells in lines.values() {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{line}");
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
     }
     text
 }
 
-/// The name of the run that a line of the table is about.
-fn key(line: &str) -> Option<String> {
-    let name = line.strip_prefix("| `")?.split_once('`')?.0;
-    Some(name.to_owned())
+type Cells = [String; COLUMNS];
+
+/// A line of the table, and the name of the run that it is about.
+fn cells(line: &str) -> Option<(String, Cells)> {
+    let inner = line.strip_prefix("| `")?.strip_suffix('|')?;
+    let name = inner.split_once('`')?.0.to_owned();
+    let cells: Vec<String> = line.split('|').map(|cell| cell.trim().to_owned()).collect();
+    Some((name, cells.get(1..cells.len() - 1)?.to_vec().try_into().ok()?))
 }
 
+/// Sets the instructions of each run against those of the guest's run on plain QEMU.
+fn compare(lines: &mut BTreeMap<String, Cells>) {
+    let all = |cells: &Cells| cells[ALL].parse::<f64>().ok();
+    let bare: BTreeMap<String, f64> = lines
+        .iter()
+        .filter_map(|(name, cells)| Some((name.strip_suffix(BARE)?.to_owned(), all(cells)?)))
+        .collect();
+    for (name, cells) in lines {
+        let guest = name.split([':', ' ']).next().unwrap_or_default();
+        let ratio = all(cells).zip(bare.get(guest)).map(|(all, bare)| format!("{:.3}", all / bare));
+        cells[ALL + 1] = ratio.unwrap_or_default();
+    }
+}
+
+/// How the name of a guest's run on plain QEMU ends.
+const BARE: &str = " amd qemu bare";
+
 impl Row {
-    fn line(&self, commit: &str) -> String {
+    fn cells(&self, commit: &str) -> Cells {
         let Self { name, devices, verdict, seconds, .. } = self;
         let verdict = verdict.trim_start_matches("verdict: ").replace('|', "/");
         let expected = if self.as_expected { "yes" } else { "**no**" };
@@ -79,9 +118,19 @@ impl Row {
             Some((exits, _)) => (exits.to_string(), String::new()),
             None => Default::default(),
         };
-        format!(
-            "| `{name}` | {devices} | {verdict} | {expected} | {exits} | {ticks} | {seconds:.1} | {commit} |"
-        )
+        let all = self.ticks.filter(|_| self.counted).map_or_else(String::new, |n| n.to_string());
+        [
+            format!("`{name}`"),
+            (*devices).to_owned(),
+            verdict,
+            expected.to_owned(),
+            exits,
+            ticks,
+            all,
+            String::new(),
+            format!("{seconds:.1}"),
+            commit.to_owned(),
+        ]
     }
 }
 
@@ -97,6 +146,7 @@ mod tests {
             as_expected,
             sums: Some((7, 99)),
             counted: true,
+            ticks: None,
             seconds: 1.25,
         }
     }
@@ -109,11 +159,37 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "| `a amd` | l3 | pass | yes | 7 | 99 | 1.2 | 1111111 |",
-                "| `b amd` | l3 | pass | **no** | 7 | 99 | 1.2 | 2222222 |",
+                "| `a amd` | l3 | pass | yes | 7 | 99 |  |  | 1.2 | 1111111 |",
+                "| `b amd` | l3 | pass | **no** | 7 | 99 |  |  | 1.2 | 2222222 |",
             ]
         );
         assert_eq!(second.matches("Which guest runs where").count(), 1);
+    }
+
+    #[test]
+    fn a_run_is_set_against_plain_qemus_also_where_that_was_made_before() {
+        let counted = |name: &str, ticks| Row { ticks: Some(ticks), ..row(name, true) };
+        let bare = merged("", &[counted("g amd qemu bare", 1000)], "1111111");
+        let both = merged(&bare, &[counted("g:x amd qemu shadow", 1050)], "2222222");
+        assert!(both.contains("| 1050 | 1.050 |") && both.contains("| 1000 | 1.000 |"), "{both}");
+        let uncounted = Row { counted: false, ..counted("g amd qemu nested", 9) };
+        assert!(merged(&bare, &[uncounted], "1").contains("| 7 |  |  |  |"), "a clock, no counter");
+        let other = merged(&bare, &[counted("gg amd qemu shadow", 1050)], "2");
+        assert!(other.contains("| 1050 |  |"), "{other}");
+    }
+
+    #[test]
+    fn lines_of_an_older_form_are_dropped() {
+        let before = "| `a` | l3 | pass | yes | 1 |  | 2.0 | 1111111 |\n";
+        assert!(!merged(before, &[], "2").contains("`a`"));
+    }
+
+    #[test]
+    fn idle_time_is_no_work() {
+        let line = "[ 3.1] anchorite-linux: clock: 0x0000000077359400 ticks, idle 0.25 s\n";
+        assert_eq!(busy_ticks(line), Some(2_000_000_000 - 250_000_000));
+        assert_eq!(busy_ticks("anchorite-linux: clock: 0x01 ticks, idle 0.25 s"), None);
+        assert_eq!(busy_ticks("nothing"), None);
     }
 
     #[test]

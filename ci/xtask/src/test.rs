@@ -163,6 +163,7 @@ fn row(cell: &Cell, outcome: Option<&Outcome>, as_expected: bool) -> Row {
         as_expected,
         sums: outcome.and_then(|outcome| status::sums(&outcome.text)),
         counted: cell.run.icount,
+        ticks: outcome.and_then(|outcome| status::busy_ticks(&outcome.text)),
         seconds: outcome.map_or(0.0, |outcome| outcome.elapsed.as_secs_f64()),
     }
 }
