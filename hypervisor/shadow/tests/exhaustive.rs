@@ -28,7 +28,7 @@ fn setup(mode: Mode) -> Setup {
         gib_pages: false,
         start_generation: 1,
         disciplined: false,
-        audit_every: 1024,
+        audit_every: 1,
         physical_bits: 40,
     }
 }

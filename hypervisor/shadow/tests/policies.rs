@@ -50,7 +50,7 @@ fn equivalent(mode: Mode) {
             start_generation: 1,
             // A guest that flushes after each edit sees only what its tables say.
             disciplined: true,
-            audit_every: 64,
+            audit_every: 1,
             physical_bits: 40,
         };
         let mut script = Script::random(setup, seed, 2500);

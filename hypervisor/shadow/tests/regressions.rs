@@ -155,6 +155,33 @@ fn invpcid_of_the_current_context_reaches_translations_under_a_shared_pdpt() {
     holds(setup, &[(0x3000, 0x11067), (0x14020, 0x3001)], &ops);
 }
 
+/// A defect of the simulated hardware: walks that went on from a paging-structure cache judged by
+/// the PKRU of the time at which it was filled. A refused register write in between flushes
+/// nothing. (`five_levels`, seed 1423, step 3103.)
+#[test]
+fn a_cached_walk_is_judged_by_the_keys_of_now() {
+    let (fetch, read) = (access(AccessOp::Fetch, true), access(AccessOp::Read, true));
+    let gva = 0x3fe0_3008;
+    let control = |cr4, efer, pkru| Op::Control { vcpu: 0, cr0: 0x8001_0001, cr4, efer, pkru };
+    holds(
+        setup(Mode::Level5, 1, PolicyKind::Batch),
+        &[
+            (0, 0x7047),
+            (0x7000, 0x9027),
+            (0x9000, 0xf047),
+            (0xfff8, 0x1_1027),
+            (0x1_1018, 0x0800_0000_0002_e027),
+        ],
+        &[
+            control(0x52_1030, 0x900, 8),
+            Op::Access { vcpu: 0, gva, access: fetch, value: 0 },
+            // What lies at CR3 are no PDPTEs.
+            control(0xb0, 0x800, 0x5555_5554),
+            Op::Access { vcpu: 0, gva, access: Access { implicit: true, ..read }, value: 0 },
+        ],
+    );
+}
+
 /// A zap-all had left more stale pages than a new quota allowed, and none could be taken apart yet.
 /// They came back into service one by one, and then a fault that evicted a single page found
 /// itself still above the quota: out of memory, it said, with frames to be had.

@@ -20,6 +20,7 @@ fn with_stale_pages(policy: PolicyKind) -> (Fixture, u32) {
     f.step(Op::Park { vcpu: 0 });
     let promise = f.0.mmu.zap_all();
     f.0.mmu.discharge(promise, |_| ()).expect("the vCPU is outside");
+    assert_eq!(f.0.mmu.stats().mmu_rebased, 0, "heads are emptied when the tag wraps only");
     let stale = f.0.mmu.usage().stale;
     (f, stale)
 }
@@ -113,7 +114,9 @@ fn a_reclaim_frees_stale_pages_then_current_ones_and_gives_the_slabs_back() {
         f.read_everything(0);
         f.step(Op::Park { vcpu: 0 });
         let active = f.0.mmu.usage().active;
+        let zapped = f.0.mmu.stats().mmu_shadow_zapped;
         assert_eq!(f.0.mmu.reclaim(2), 2, "{policy:?}");
+        assert_eq!(f.0.mmu.stats().mmu_shadow_zapped, zapped + 2, "{policy:?}");
         assert_eq!(f.0.mmu.usage().active, active - 2, "{policy:?}");
         assert_eq!(f.0.mmu.stats().mmu_evicted, 2, "{policy:?}");
         // The root in use is pinned, and no more.

@@ -166,7 +166,8 @@ impl Core {
             for level in 1..=4 {
                 if let Some(walker) = self.caches.get(&(level, prefix(gva, level))) {
                     let mut walker = *walker;
-                    walker.resume(gva);
+                    // What is cached are entries, not the registers of that time: PKRU may have changed.
+                    walker.resume(&self.cpu, gva);
                     return walker;
                 }
             }

@@ -291,7 +291,8 @@ impl Walker {
 
     /// Goes on for another address that shares the entries fed so far, as a
     /// paging-structure cache lets a processor do.
-    pub fn resume(&mut self, gva: u64) {
+    pub fn resume(&mut self, cpu: &Cpu, gva: u64) {
+        self.cpu = *cpu;
         self.gva = match self.mode {
             Mode::Level4 | Mode::Level5 => gva,
             _ => gva & 0xffff_ffff,
