@@ -43,7 +43,8 @@ impl Memory {
         bytes: &[u8],
         command_line: &str,
     ) -> Result<Entry, Failure> {
-        let guest = Guest { kind: Kind::Auto, name, bytes, command_line, modules: &[] };
+        let clock = loader::Clock::default();
+        let guest = Guest { kind: Kind::Auto, name, bytes, command_line, modules: &[], clock };
         let loaded = loader::load(&guest, self).map_err(|error| error.to_string())?;
         Ok(loaded.entry)
     }

@@ -63,9 +63,9 @@ pub(crate) struct GuestArgs {
     /// A module for the guest, for instance an initrd; may be repeated
     #[arg(long, value_name = "FILE")]
     pub(crate) module: Vec<PathBuf>,
-    /// What devices it finds
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) devices: DeviceSet,
+    /// What devices it finds [default: l3, and l4 for our Hermit applications]
+    #[arg(long, value_enum)]
+    pub(crate) devices: Option<DeviceSet>,
     /// The run passes once the guest has printed this on its serial line or debug console
     #[arg(long, value_name = "TEXT")]
     pub(crate) until: Option<String>,

@@ -18,16 +18,19 @@ const STRIP_LIMIT: Duration = Duration::from_secs(60);
 /// The root manifest's profile for what runs freestanding.
 const PROFILE: &str = "image";
 
-/// One static ELF, linked by lld at the address its own linker script gives: no relocations to
-/// apply, pages of 4 KiB, nothing that differs from build to build.
-const RUSTFLAGS: [&str; 6] = [
+/// One static ELF, linked by lld: pages of 4 KiB, nothing that differs from build to build.
+const LINKING: [&str; 4] = [
     "-Clinker-flavor=ld.lld",
-    "-Crelocation-model=static",
     "-Ccode-model=small",
-    "-Clink-arg=--no-pie",
     "-Clink-arg=-zmax-page-size=4096",
     "-Clink-arg=--build-id=none",
 ];
+
+/// At the address that its own linker script gives: no relocations to apply.
+const FIXED: [&str; 2] = ["-Crelocation-model=static", "-Clink-arg=--no-pie"];
+
+/// At any address, with relocations that the loader applies, as Hermit applications are.
+const MOVABLE: [&str; 1] = ["-Crelocation-model=pic"];
 
 /// What can be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub(crate) enum Part {
     /// The image with clocks in the engine, see its feature `profile`.
     ProfiledImage,
     Guests,
+    /// The guests that are Hermit applications.
+    HermitGuests,
 }
 
 impl Part {
@@ -43,6 +48,7 @@ impl Part {
         match self {
             Self::Image | Self::ProfiledImage => "anchorite-image",
             Self::Guests => "anchorite-guests",
+            Self::HermitGuests => "anchorite-hermit-guests",
         }
     }
 
@@ -52,7 +58,16 @@ impl Part {
             Self::Image => "image",
             Self::ProfiledImage => "image-profile",
             Self::Guests => "guests",
+            Self::HermitGuests => "hermit-guests",
         }
+    }
+
+    fn rustflags(self) -> String {
+        match self {
+            Self::Image | Self::ProfiledImage | Self::Guests => [&LINKING[..], &FIXED].concat(),
+            Self::HermitGuests => [&LINKING[..], &MOVABLE].concat(),
+        }
+        .join(" ")
     }
 }
 
@@ -97,6 +112,15 @@ pub(crate) fn build_guests(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
+/// Builds the guests that are Hermit applications.
+pub(crate) fn build_hermit_guests(workspace: &Workspace) -> Result<()> {
+    build(workspace, Part::HermitGuests)?;
+    for name in Workspace::hermit_guests() {
+        strip(&artifact(workspace, Part::HermitGuests, &name), &guest_path(&name))?;
+    }
+    Ok(())
+}
+
 fn build(workspace: &Workspace, part: Part) -> Result<()> {
     let mut cargo = cargo(workspace, part, "build")?;
     cargo.args(["--package", part.package()]);
@@ -116,7 +140,7 @@ pub(crate) fn cargo(workspace: &Workspace, part: Part, subcommand: &str) -> Resu
         .arg(workspace.target_dir(part.folder()))
         .args(["-Zbuild-std=core,alloc", "-Zbuild-std-features=compiler-builtins-mem"])
         .env("CARGO_TARGET_X86_64_UNKNOWN_NONE_LINKER", "ld.lld-19")
-        .env("CARGO_TARGET_X86_64_UNKNOWN_NONE_RUSTFLAGS", RUSTFLAGS.join(" "))
+        .env("CARGO_TARGET_X86_64_UNKNOWN_NONE_RUSTFLAGS", part.rustflags())
         // The Hermit kernel reads these two while it is compiled.
         .env("HERMIT_LOG_LEVEL_FILTER", "warn")
         .env("NO_COLOR", "1");

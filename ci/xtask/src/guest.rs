@@ -15,6 +15,8 @@ use crate::workspace::{OUT, Workspace};
 pub(crate) enum Guest {
     /// One of ours, by name.
     Bundled(String),
+    /// One of ours that is a Hermit application.
+    Hermit(String),
     /// One that a Debian package brings.
     Packaged(Packaged),
     /// Any kernel file.
@@ -29,6 +31,10 @@ impl Guest {
         if bundled.iter().any(|name| name == text) {
             return Ok(Self::Bundled(text.into()));
         }
+        let hermit = Workspace::hermit_guests();
+        if hermit.iter().any(|name| name == text) {
+            return Ok(Self::Hermit(text.into()));
+        }
         if let Some(packaged) = matrix.packages.iter().find(|package| package.name == text) {
             return Ok(Self::Packaged(packaged.clone()));
         }
@@ -41,8 +47,9 @@ impl Guest {
         Err(Error::refused(
             text,
             format!(
-                "neither a guest nor a file; bundled guests: {}; from Debian's packages: {}",
+                "neither a guest nor a file; bundled guests: {}, {}; from Debian's packages: {}",
                 bundled.join(", "),
+                hermit.join(", "),
                 packaged.join(", ")
             ),
         ))
@@ -51,11 +58,19 @@ impl Guest {
     /// What a run is called.
     pub(crate) fn name(&self) -> String {
         match self {
-            Self::Bundled(name) => name.clone(),
+            Self::Bundled(name) | Self::Hermit(name) => name.clone(),
             Self::Packaged(packaged) => packaged.name.clone(),
             Self::File(path) => {
                 path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into())
             }
+        }
+    }
+
+    /// What it finds where the caller does not say: a Hermit kernel cannot do without an APIC.
+    pub(crate) fn default_devices(&self) -> DeviceSet {
+        match self {
+            Self::Hermit(_) => DeviceSet::L4,
+            _ => DeviceSet::default(),
         }
     }
 
@@ -87,15 +102,21 @@ impl Guest {
 
     /// The modules that it comes with, made first.
     pub(crate) fn modules(&self) -> Result<Vec<PathBuf>> {
-        let Self::Packaged(packaged) = self else { return Ok(Vec::new()) };
-        let initramfs = packaged.initramfs.iter();
-        initramfs.map(|initramfs| initramfs.build(&packaged.name, &packaged.architecture)).collect()
+        match self {
+            Self::Hermit(name) => Ok(Workspace::hermit_modules(name)),
+            Self::Packaged(packaged) => packaged
+                .initramfs
+                .iter()
+                .map(|initramfs| initramfs.build(&packaged.name, &packaged.architecture))
+                .collect(),
+            Self::Bundled(_) | Self::File(_) => Ok(Vec::new()),
+        }
     }
 
     /// The kernel file, fetched first if it comes from a package that has not been unpacked yet.
     pub(crate) fn file(&self) -> Result<PathBuf> {
         match self {
-            Self::Bundled(name) => Ok(freestanding::guest_path(name)),
+            Self::Bundled(name) | Self::Hermit(name) => Ok(freestanding::guest_path(name)),
             Self::Packaged(packaged) => fetched(packaged),
             Self::File(path) => without_blanks(path),
         }

@@ -81,9 +81,10 @@ fn build(workspace: &Workspace) -> Result<()> {
     setup::ensure(workspace, &[Need::Compiler])?;
     freestanding::build_image(workspace)?;
     freestanding::build_guests(workspace)?;
+    freestanding::build_hermit_guests(workspace)?;
     println!("image: {}", freestanding::image_path().display());
     println!("image with symbols: {}", freestanding::image_with_symbols(workspace).display());
-    for name in Workspace::bundled_guests() {
+    for name in Workspace::bundled_guests().into_iter().chain(Workspace::hermit_guests()) {
         println!("guest: {}", freestanding::guest_path(&name).display());
     }
     Ok(())

@@ -11,7 +11,7 @@ use anchorite_abi::{Options, TSC_KHZ_WORD};
 
 use crate::bench::results::{self, Common, Measured};
 use crate::cli::{GuestArgs, ImageArgs, RunArgs};
-use crate::cmdline::{EndIs, Mmu, Module};
+use crate::cmdline::{DeviceSet, EndIs, Mmu, Module};
 use crate::emulator::{self, Boot, Cpu, Machine, On, Outcome};
 use crate::error::{Error, Result};
 use crate::freestanding;
@@ -57,6 +57,7 @@ pub(crate) fn build(workspace: &Workspace, guest: &Guest, bare: bool) -> Result<
     }
     match guest {
         Guest::Bundled(_) => freestanding::build_guests(workspace),
+        Guest::Hermit(_) => freestanding::build_hermit_guests(workspace),
         Guest::Packaged(_) | Guest::File(_) => Ok(()),
     }
 }
@@ -146,11 +147,15 @@ fn options<'a>(args: &'a GuestArgs, guest: &Guest) -> Options<'a> {
         zap_rate: args.zap_rate,
         audit: args.audit,
         kind: args.kind.as_deref(),
-        devices: args.devices.of_image(),
+        devices: devices(args, guest).of_image(),
         reset_passes: args.reset_is == EndIs::Pass,
         triple_fault_passes: args.triple_fault_is == EndIs::Pass,
         ..Options::default()
     }
+}
+
+fn devices(args: &GuestArgs, guest: &Guest) -> DeviceSet {
+    args.devices.unwrap_or_else(|| guest.default_devices())
 }
 
 /// The guest's memory in MiB.
@@ -175,7 +180,7 @@ fn machine_memory(args: &RunArgs, options: &Options<'_>, modules: &[Module]) -> 
 
 /// The guest first, then its modules: those it comes with, or the given ones in their place.
 fn modules(args: &GuestArgs, guest: &Guest, from: &Path) -> Result<Vec<Module>> {
-    let arguments = args.append.as_deref().unwrap_or(guest.default_arguments(args.devices));
+    let arguments = args.append.as_deref().unwrap_or(guest.default_arguments(devices(args, guest)));
     let mut modules = vec![module(&guest.file()?, arguments)];
     if args.module.is_empty() {
         modules.extend(guest.modules()?.iter().map(|path| module(path, "")));

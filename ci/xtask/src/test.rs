@@ -94,7 +94,8 @@ fn prepare(workspace: &Workspace, cells: &[Cell]) -> Result<()> {
     needs.dedup();
     setup::ensure(workspace, &needs)?;
     freestanding::build_image(workspace)?;
-    freestanding::build_guests(workspace)
+    freestanding::build_guests(workspace)?;
+    freestanding::build_hermit_guests(workspace)
 }
 
 /// An emulator keeps one processor busy.
@@ -187,7 +188,7 @@ fn arguments(cell: &Cell) -> RunArgs {
             mem: run.mem,
             append: run.append.clone(),
             kind: run.kind.clone(),
-            devices: run.devices,
+            devices: Some(run.devices),
             until: run.until.clone(),
             reset_is: run.reset_is,
             triple_fault_is: run.triple_fault_is,

@@ -10,7 +10,8 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 
 /// Packages that only the freestanding target can build; everything else builds for the host.
-pub(crate) const FREESTANDING: [&str; 2] = ["anchorite-image", "anchorite-guests"];
+pub(crate) const FREESTANDING: [&str; 3] =
+    ["anchorite-image", "anchorite-guests", "anchorite-hermit-guests"];
 
 /// The checkout. xtask works from its root, so the paths in it are relative and short.
 #[derive(Clone, Debug)]
@@ -23,6 +24,7 @@ pub(crate) const OUT: &str = "out";
 
 impl Workspace {
     const GUESTS: &str = "guest-loader/guests/src/bin";
+    const HERMIT_GUESTS: &str = "guest-loader/hermit-guests/src/bin";
 
     /// Goes to the root of the checkout that this xtask was built from.
     pub(crate) fn enter() -> Result<Self> {
@@ -48,7 +50,29 @@ impl Workspace {
 
     /// Names of the bundled guests: one folder each, sorted.
     pub(crate) fn bundled_guests() -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(Self::GUESTS)
+        Self::programs(Self::GUESTS)
+    }
+
+    /// Names of the bundled guests that are Hermit applications, sorted.
+    pub(crate) fn hermit_guests() -> Vec<String> {
+        Self::programs(Self::HERMIT_GUESTS)
+    }
+
+    /// The files that a Hermit application goes with, sorted.
+    pub(crate) fn hermit_modules(name: &str) -> Vec<PathBuf> {
+        let folder = Path::new(Self::HERMIT_GUESTS).join(name).join("modules");
+        let mut files: Vec<PathBuf> = fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
+        files.sort();
+        files
+    }
+
+    fn programs(folder: &str) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(folder)
             .into_iter()
             .flatten()
             .flatten()

@@ -80,6 +80,12 @@ impl Builder {
         self
     }
 
+    /// Appends a 32-bit field, the most significant byte first.
+    pub(crate) fn be32(&mut self, value: u32) -> &mut Self {
+        self.0.extend_from_slice(&value.to_be_bytes());
+        self
+    }
+
     /// Appends a text and a zero byte.
     pub(crate) fn text(&mut self, text: &str) -> &mut Self {
         self.0.extend_from_slice(text.as_bytes());

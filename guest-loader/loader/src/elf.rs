@@ -17,7 +17,9 @@ const TYPE_SHARED: u64 = 3;
 const MACHINE_386: u64 = 3;
 const MACHINE_X86_64: u64 = 62;
 const SEGMENT_LOAD: u32 = 1;
+const SEGMENT_DYNAMIC: u32 = 2;
 const SEGMENT_NOTE: u32 = 4;
+const SEGMENT_TLS: u32 = 7;
 /// Program headers taken at most; kernels have fewer than ten.
 const MAX_SEGMENTS: u64 = 64;
 /// Notes looked at in one segment; kernels have about ten.
@@ -25,8 +27,6 @@ const MAX_NOTES: usize = 256;
 /// Xen's note with the physical address of the 32-bit PVH entry
 /// (public/elfnote.h, `XEN_ELFNOTE_PHYS32_ENTRY`).
 const NOTE_XEN_PHYS32_ENTRY: u32 = 18;
-/// Hermit's note with the version of its entry (crate hermit-entry).
-const NOTE_HERMIT_ENTRY_VERSION: u32 = 0x5a00;
 
 /// Whether a file starts as an ELF file does.
 pub(crate) fn is_elf(file: &[u8]) -> bool {
@@ -44,11 +44,11 @@ pub(crate) enum Class {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Segment<'a> {
     /// Its index among all program headers.
-    index: usize,
-    virtual_start: u64,
+    pub(crate) index: usize,
+    pub(crate) virtual_start: u64,
     physical_start: u64,
-    contents: &'a [u8],
-    memory_bytes: u64,
+    pub(crate) contents: &'a [u8],
+    pub(crate) memory_bytes: u64,
 }
 
 /// A checked ELF file for x86.
@@ -56,19 +56,27 @@ pub(crate) struct Segment<'a> {
 pub(crate) struct Elf<'a> {
     pub(crate) class: Class,
     /// The address of the first instruction as the file has it: virtual.
-    entry: u64,
-    segments: Vec<Segment<'a>>,
+    pub(crate) entry: u64,
+    /// Position-independent: its addresses count from wherever it is put.
+    pub(crate) movable: bool,
+    pub(crate) segments: Vec<Segment<'a>>,
+    /// The dynamic section, unchecked: only a movable Hermit kernel needs it.
+    pub(crate) dynamic: Option<ProgramHeader>,
+    /// The image of thread-local storage, unchecked for the same reason.
+    pub(crate) tls: Option<ProgramHeader>,
     notes: Vec<&'a [u8]>,
 }
 
 /// A program header, widened to 64 bits.
-struct ProgramHeader {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ProgramHeader {
     kind: u32,
-    offset: u64,
-    virtual_start: u64,
+    pub(crate) offset: u64,
+    pub(crate) virtual_start: u64,
     physical_start: u64,
-    file_bytes: u64,
-    memory_bytes: u64,
+    pub(crate) file_bytes: u64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) align: u64,
 }
 
 impl<'a> Elf<'a> {
@@ -79,8 +87,15 @@ impl<'a> Elf<'a> {
         let class = class_of(Structure::new(file, "the ELF identification", 0, 16)?)?;
         let header = Structure::new(file, "the ELF header", 0, class.header_bytes())?;
         check_header(class, header)?;
-        let mut elf =
-            Self { class, entry: class.word(header, 24), segments: Vec::new(), notes: Vec::new() };
+        let mut elf = Self {
+            class,
+            entry: class.word(header, 24),
+            movable: u64::from(header.u16(16)) == TYPE_SHARED,
+            segments: Vec::new(),
+            dynamic: None,
+            tls: None,
+            notes: Vec::new(),
+        };
         elf.read_segments(file, header)?;
         Ok(elf)
     }
@@ -100,11 +115,6 @@ impl<'a> Elf<'a> {
             }
         };
         self.check_pvh_entry(entry).map(Some)
-    }
-
-    /// Whether the file is a Hermit application.
-    pub(crate) fn is_hermit(&self) -> Result<bool, Problem> {
-        Ok(self.note(b"HERMIT\0", NOTE_HERMIT_ENTRY_VERSION)?.is_some())
     }
 
     /// The physical address of the entry. The header has it as a virtual one; some
@@ -186,6 +196,8 @@ impl<'a> Elf<'a> {
                 let notes = Structure::new(file, "a note segment", offset, bytes)?;
                 self.notes.push(notes.as_bytes());
             }
+            SEGMENT_DYNAMIC => self.dynamic = Some(*header),
+            SEGMENT_TLS => self.tls = Some(*header),
             _ => {}
         }
         Ok(())
@@ -219,7 +231,7 @@ impl<'a> Elf<'a> {
     }
 
     /// The contents of the first note of this name and type.
-    fn note(&self, name: &[u8], kind: u32) -> Result<Option<&'a [u8]>, Problem> {
+    pub(crate) fn note(&self, name: &[u8], kind: u32) -> Result<Option<&'a [u8]>, Problem> {
         for segment in &self.notes {
             if let Some(value) = find_note(segment, name, kind)? {
                 return Ok(Some(value));
@@ -293,11 +305,9 @@ impl Class {
     }
 
     fn program_header(self, entry: Structure) -> ProgramHeader {
-        let (first, step) = match self {
-            Self::Bits32 => (4, 4),
-            Self::Bits64 => (8, 8),
-        };
-        let field = |index: usize| self.word(entry, first + step * index);
+        // p_offset comes second in both classes, but in ELF64 p_flags lies before it.
+        let bytes = self.word_bytes();
+        let field = |index: usize| self.word(entry, bytes + bytes * index);
         ProgramHeader {
             kind: entry.u32(0),
             offset: field(0),
@@ -305,6 +315,14 @@ impl Class {
             physical_start: field(2),
             file_bytes: field(3),
             memory_bytes: field(4),
+            align: self.word(entry, entry.as_bytes().len() - self.word_bytes()),
+        }
+    }
+
+    const fn word_bytes(self) -> usize {
+        match self {
+            Self::Bits32 => 4,
+            Self::Bits64 => 8,
         }
     }
 }

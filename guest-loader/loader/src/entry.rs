@@ -60,13 +60,15 @@ pub struct ProtectedMode {
 pub struct LongMode {
     /// RIP, a physical address (memory is mapped one to one).
     pub rip: u64,
-    /// RSP: the top of one free page, aligned to 16.
+    /// RSP: the top of one free page, aligned to 16; of a Hermit kernel the lowest address of
+    /// a free stack, of which it knows the size.
     pub rsp: u64,
-    /// RDI: the information block of a plain ELF file, else 0.
+    /// RDI: the information block of a plain ELF file or a Hermit kernel, else 0.
     pub rdi: u64,
     /// RSI: the zero page of Linux, else 0.
     pub rsi: u64,
-    /// CR3: four-level tables that map the first 4 GiB one to one.
+    /// CR3: four-level tables that map the first 4 GiB one to one; the first GiB, and themselves
+    /// by their last entry, for a Hermit kernel.
     pub cr3: Gpa,
     /// The selector of CS in the GDT.
     pub code_selector: u16,

@@ -21,8 +21,6 @@ pub struct LoadError {
 pub enum Problem {
     /// No format was recognized.
     Unrecognized,
-    /// A Hermit application.
-    HermitNotYet,
     /// The file was said to be of a format whose mark it lacks.
     NoMark {
         /// The format and its mark.
@@ -134,10 +132,6 @@ impl fmt::Display for Problem {
             Self::Unrecognized => f.write_str(
                 "neither a Linux bzImage nor multiboot 1 or 2, ELF or a boot sector; \
                  a raw binary needs the kind flat:CS:IP",
-            ),
-            Self::HermitNotYet => f.write_str(
-                "a Hermit application, which cannot be started yet: Hermit's own boot \
-                 information is still to come; build it for the multiboot platform until then",
             ),
             Self::Corrupt { what } => write!(f, "{what}; fetch the file again"),
             Self::NoMark { mark } => write!(f, "{mark} is missing; leave the kind on auto"),

@@ -3,12 +3,12 @@
 use core::fmt;
 use core::str::FromStr;
 
-use crate::{Guest, Problem, elf, flat, linux, multiboot, multiboot2};
+use crate::{Guest, Problem, elf, flat, hermit, linux, multiboot, multiboot2};
 
 /// How a file is to be taken.
 ///
-/// As text: `auto`, `linux`, `linux64`, `multiboot`, `multiboot2`, `pvh`, `elf`, `flat` (at 0:0x7c00) or
-/// `flat:CS:IP` with numbers in hexadecimal.
+/// As text: `auto`, `linux`, `linux64`, `multiboot`, `multiboot2`, `pvh`, `hermit`, `elf`, `flat`
+/// (at 0:0x7c00) or `flat:CS:IP` with numbers in hexadecimal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
     /// As what it is; a file that nothing recognizes is refused.
@@ -31,6 +31,8 @@ pub enum Format {
     Multiboot2,
     /// An ELF file with a PVH entry.
     Pvh,
+    /// A Hermit kernel, entered as the hypervisor uhyve does.
+    Hermit,
     /// An ELF file without any boot protocol.
     Elf,
     /// A flat binary, entered in real mode at CS:IP, where its first byte is placed.
@@ -55,6 +57,7 @@ impl fmt::Display for Format {
             Self::Multiboot2 => f.write_str("multiboot2"),
             Self::Multiboot => f.write_str("multiboot"),
             Self::Pvh => f.write_str("pvh"),
+            Self::Hermit => f.write_str("hermit"),
             Self::Elf => f.write_str("elf"),
             Self::Flat { segment, offset } => write!(f, "flat:{segment:x}:{offset:x}"),
         }
@@ -67,7 +70,7 @@ pub struct UnknownKind;
 
 impl fmt::Display for UnknownKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a kind of guest; say auto, linux, linux64, multiboot, multiboot2, pvh, elf, flat or flat:CS:IP")
+        f.write_str("not a kind of guest; say auto, linux, linux64, multiboot, multiboot2, pvh, hermit, elf, flat or flat:CS:IP")
     }
 }
 
@@ -84,6 +87,7 @@ impl FromStr for Kind {
             "multiboot2" => Format::Multiboot2,
             "multiboot" => Format::Multiboot,
             "pvh" => Format::Pvh,
+            "hermit" => Format::Hermit,
             "elf" => Format::Elf,
             "flat" => Format::BOOT_SECTOR,
             _ => flat_at(text).ok_or(UnknownKind)?,
@@ -126,8 +130,8 @@ fn elf_format(file: &[u8]) -> Result<Format, Problem> {
     let elf = elf::Elf::parse(file)?;
     if elf.pvh_entry()?.is_some() {
         Ok(Format::Pvh)
-    } else if elf.is_hermit()? {
-        Err(Problem::HermitNotYet)
+    } else if hermit::is_kernel(&elf)? {
+        Ok(Format::Hermit)
     } else {
         Ok(Format::Elf)
     }

@@ -11,6 +11,7 @@
 //! | multiboot 2 | its header in the first 32 KiB | 32-bit mode | information in EBX |
 //! | multiboot 1 | its header in the first 8 KiB | 32-bit mode | information in EBX |
 //! | PVH | Xen's note 18 in an ELF file | 32-bit mode | `hvm_start_info` in EBX |
+//! | Hermit | Hermit's note 0x5a00 in an ELF file | 64-bit mode | `RawBootInfo` in RDI |
 //! | plain ELF | its magic | 32- or 64-bit mode | `hvm_start_info` in EBX / RDI |
 //! | boot sector | 512 bytes that end in 0x55 0xAA | real mode at 0:0x7c00 | – |
 //! | flat binary | asked for by name only | real mode at a given CS:IP | – |
@@ -35,6 +36,7 @@ mod entry;
 mod error;
 mod flat;
 mod gzip;
+mod hermit;
 mod kind;
 mod linux;
 mod multiboot;
@@ -77,8 +79,20 @@ pub struct Guest<'a> {
     pub bytes: &'a [u8],
     /// The command line, passed on as it is.
     pub command_line: &'a str,
-    /// Modules; a Linux kernel takes one, as its initial RAM disk.
+    /// Modules; a Linux kernel takes one, as its initial RAM disk. A Hermit kernel gets them
+    /// by hypercalls from whoever runs it, so here they stay out of its memory.
     pub modules: &'a [Module<'a>],
+    /// What time it is; only a Hermit kernel is told.
+    pub clock: Clock,
+}
+
+/// The clocks of the machine that a guest is loaded for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// The rate of its TSC in kHz; 0 where it is not known.
+    pub tsc_khz: u32,
+    /// Seconds since 1970 at the guest's start.
+    pub unix_time: u64,
 }
 
 /// A block that was placed in guest memory.
@@ -148,6 +162,7 @@ fn place_unpacked(guest: &Guest, ram: &mut impl GuestRam) -> Result<Loaded, Prob
         Format::Elf => plain::load(guest, &mut place)?,
         Format::Multiboot => multiboot::load(guest, &mut place, &mut notes)?,
         Format::Pvh => pvh::load(guest, &mut place)?,
+        Format::Hermit => hermit::load(guest, &mut place)?,
         Format::Multiboot2 => multiboot2::load(guest, &mut place, &mut notes)?,
         Format::Linux => linux::load(guest, &mut place)?,
         Format::Linux64 => linux::load_64_bit(guest, &mut place)?,

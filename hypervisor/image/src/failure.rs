@@ -1,6 +1,6 @@
 //! Why a run cannot begin.
 
-use anchorite_abi::OptionError;
+use anchorite_abi::{DeviceSet, OptionError};
 use anchorite_loader::LoadError;
 use anchorite_platform::memory::NoRoom;
 use anchorite_shadow::{AddVcpuError, ConfigError};
@@ -46,6 +46,13 @@ pub(crate) enum Failure<'a> {
     OutOfTables(OutOfTables),
     /// The guest file cannot be loaded.
     Load(LoadError),
+    /// A Hermit kernel uses the local APIC without asking whether there is one.
+    HermitWithoutApic {
+        /// Its file.
+        file: &'a str,
+        /// The devices there are.
+        devices: DeviceSet,
+    },
     /// The start state was refused.
     Start(Stop),
 }
@@ -77,6 +84,12 @@ impl fmt::Display for Failure<'_> {
             Self::Slot(error) => error.fmt(f),
             Self::OutOfTables(error) => error.fmt(f),
             Self::Load(error) => error.fmt(f),
+            Self::HermitWithoutApic { file, devices } => write!(
+                f,
+                "{file}: a Hermit kernel needs a local APIC, which devices={} lacks; \
+                 take devices=l4",
+                devices.name()
+            ),
             Self::Start(stop) => stop.fmt(f),
         }
     }

@@ -6,7 +6,9 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use anchorite_abi::{DeviceSet, Options, TSC_KHZ_WORD};
 use anchorite_addr::{Gpa, PAGE_BYTES};
-use anchorite_loader::{self as loader, Entry, Guest, Kind, MemoryRange, OutsideRam, RangeKind};
+use anchorite_loader::{
+    self as loader, Entry, Format, Guest, Kind, MemoryRange, OutsideRam, RangeKind,
+};
 use anchorite_platform::clock;
 use anchorite_platform::host::HermitHost;
 use anchorite_platform::memory::{GuestRam, ShadowMachine, modules};
@@ -18,6 +20,7 @@ use anchorite_vmm::machine::Machine;
 use anchorite_vmm::memory::{AccessError, GuestMemory, Memslot, SlotId};
 use anchorite_vmm::start::{StartMode, StartState};
 use anchorite_vmm::translation::{Shadow, Translation};
+use anchorite_vmm::uhyve::{File, Files};
 use anchorite_vmm::{devices, firmware};
 use core::fmt::Write;
 use core::num::NonZeroU64;
@@ -42,20 +45,31 @@ pub(crate) fn load<'a, B: Vcpu, T: Translation>(
     }
     machine.account_creation(clock::now().wrapping_sub(begun));
     let hertz = machine.host().hertz();
-    let (state, notes) = place(machine.memory(), ram.bytes(), hertz, options)?;
-    let _ = machine.host().console().write_str(&notes);
-    machine.start(&state)?;
+    let placed = place(machine.memory(), ram.bytes(), hertz, options)?;
+    let _ = machine.host().console().write_str(&placed.notes);
+    if let Some(files) = placed.uhyve {
+        machine.serve_uhyve(files);
+    }
+    machine.start(&placed.state)?;
     Ok(())
 }
 
-/// Places the guest and its modules in `memory`; returns its start state and what there
-/// is to say. Not generic, so that the loader is in the image once.
+/// A guest in memory.
+struct Placed {
+    state: StartState,
+    /// What there is to say.
+    notes: String,
+    /// What a Hermit kernel asks for by hypercalls.
+    uhyve: Option<Files>,
+}
+
+/// Places the guest and its modules in `memory`. Not generic, so that the loader is in the image once.
 fn place<'a>(
     memory: &mut GuestMemory<GuestRam>,
     ram_bytes: u64,
     hertz: NonZeroU64,
     options: &Options<'a>,
-) -> Result<(StartState, String), Failure<'a>> {
+) -> Result<Placed, Failure<'a>> {
     let mut files = modules();
     let file = files.next().ok_or(Failure::NoGuest)?;
     let modules: Vec<_> = files
@@ -73,6 +87,7 @@ fn place<'a>(
         bytes: file.bytes,
         command_line: &command_line,
         modules: &modules,
+        clock: loader::Clock { tsc_khz: khz as u32, unix_time: unix_time() },
     };
 
     let map = memory_map(ram_bytes);
@@ -88,16 +103,32 @@ fn place<'a>(
     for note in &loaded.notes {
         let _ = writeln!(notes, "anchorite: {}: {note}", guest.name);
     }
-    Ok((start_state(&loaded.entry), notes))
+    let uhyve = match loaded.format {
+        Format::Hermit if options.devices < DeviceSet::L4 => {
+            return Err(Failure::HermitWithoutApic { file: file.name, devices: options.devices });
+        }
+        Format::Hermit => Some(hermit_files(file.name, &command_line)),
+        _ => None,
+    };
+    Ok(Placed { state: start_state(&loaded.entry), notes, uhyve })
+}
+
+/// The modules behind the guest, and its arguments.
+fn hermit_files(program: &str, command_line: &str) -> Files {
+    let files = modules().skip(1).map(|module| File::new(module.name, module.bytes));
+    Files::new(files.collect(), program, command_line)
+}
+
+/// Seconds since 1970 at the machine's start.
+fn unix_time() -> u64 {
+    let since_start = clock::now() / clock::ticks_per_second();
+    clock::unix_time().saturating_sub(since_start)
 }
 
 /// The devices that `options` ask for, on a machine with `ram`.
 pub(crate) fn devices(options: &Options<'_>, ram: &GuestRam) -> devices::Config {
-    let since_start = clock::now() / clock::ticks_per_second();
-    let cmos = devices::cmos::Config {
-        unix_time: clock::unix_time().saturating_sub(since_start),
-        ram_bytes: ram.bytes().min(DEVICE_HOLE),
-    };
+    let cmos =
+        devices::cmos::Config { unix_time: unix_time(), ram_bytes: ram.bytes().min(DEVICE_HOLE) };
     devices::Config { set: options.devices, cmos, ..devices::Config::default() }
 }
 

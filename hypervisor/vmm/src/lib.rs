@@ -17,6 +17,7 @@
 //! | [`translation`] | what stands at the root: nested tables, or the shadow engine |
 //! | [`cpuid`], [`msr`] | what the guest is shown, as tables |
 //! | [`devices`], [`emulate`] | the devices; instructions that access them |
+//! | [`uhyve`] | the files that a Hermit kernel asks for by hypercalls |
 //! | [`firmware`] | the tables that a PC's firmware leaves in memory |
 //! | [`counters`] | what the exits were and cost |
 //! | [`mod@bench`] | a benchmark guest's commands, its zaps timed |
@@ -65,6 +66,7 @@ pub mod samples;
 pub mod screen;
 pub mod start;
 pub mod translation;
+pub mod uhyve;
 pub mod until;
 
 pub use action::{Outcome, Stop};

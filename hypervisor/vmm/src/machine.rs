@@ -14,6 +14,7 @@ use crate::msr::{Msrs, policy};
 use crate::samples::Samples;
 use crate::start::StartState;
 use crate::translation::Translation;
+use crate::uhyve::Files;
 use crate::until::Until;
 use alloc::string::String;
 use anchorite_addr::{Gfn, Hfn};
@@ -100,6 +101,8 @@ pub struct Machine<B, T, H: Host> {
     pub(crate) typed: Option<u8>,
     /// The text that ends the run.
     pub(crate) until: Option<Until>,
+    /// What a Hermit kernel may open.
+    pub(crate) files: Files,
     pub(crate) config: Config,
 }
 
@@ -145,6 +148,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             unprotected: Unprotected::default(),
             typed: None,
             until: None,
+            files: Files::default(),
             config,
             host,
         };
@@ -155,6 +159,13 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// The run ends well once the guest has printed this.
     pub fn stop_at(&mut self, text: Until) {
         self.until = Some(text);
+    }
+
+    /// The guest is a Hermit kernel started as uhyve does: it may make uhyve's hypercalls, and
+    /// read `files` by them.
+    pub fn serve_uhyve(&mut self, files: Files) {
+        self.devices.add_uhyve();
+        self.files = files;
     }
 
     /// Adds guest memory; see [`GuestMemory::add_slot`].

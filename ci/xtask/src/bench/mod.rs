@@ -146,7 +146,7 @@ impl Bench {
                 mem: Some(self.mem),
                 append: self.append.clone(),
                 kind: None,
-                devices: DeviceSet::default(),
+                devices: Some(DeviceSet::default()),
                 until: None,
                 reset_is: EndIs::default(),
                 triple_fault_is: EndIs::default(),

@@ -19,12 +19,13 @@ const FUNCTION_LIMIT: usize = 70;
 const FILE_LIMIT: usize = 500;
 
 /// Who may opt in to `unsafe`; every other crate forbids it.
-const UNSAFE: [&str; 6] = [
+const UNSAFE: [&str; 7] = [
     "anchorite-platform",
     "anchorite-image",
     "anchorite-vmx",
     "anchorite-svm",
     "anchorite-guests",
+    "anchorite-hermit-guests",
     "anchorite-peer-kvm",
 ];
 

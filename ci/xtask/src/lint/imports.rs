@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::workspace::{Metadata, Package};
 
 /// Our crates, lowest layer first, each with those of ours it may use.
-const OURS: [(&str, &[&str]); 12] = [
+const OURS: [(&str, &[&str]); 13] = [
     ("anchorite-addr", &[]),
     ("anchorite-abi", &[]),
     ("anchorite-shadow", &["anchorite-addr"]),
@@ -23,6 +23,7 @@ const OURS: [(&str, &[&str]); 12] = [
         &["anchorite-shadow", "anchorite-vmm", "anchorite-vcpu", "anchorite-addr", "anchorite-abi"],
     ),
     ("anchorite-guests", &["anchorite-abi"]),
+    ("anchorite-hermit-guests", &[]),
     ("anchorite-peer-kvm", &["anchorite-abi", "anchorite-addr", "anchorite-loader"]),
     (
         "anchorite-image",
@@ -43,10 +44,10 @@ const OURS: [(&str, &[&str]); 12] = [
 /// Crates from outside that belong to a few of ours: the kernel and the pool's allocator to the
 /// platform (AI-4), processor crates to whoever touches the processor (AI-1, AI-3).
 const OUTSIDE: [(&str, &[&str]); 4] = [
-    ("hermit-kernel", &["anchorite-platform"]),
+    ("hermit-kernel", &["anchorite-platform", "anchorite-hermit-guests"]),
     ("talc", &["anchorite-platform"]),
     ("x86", &["anchorite-platform", "anchorite-vmx", "anchorite-svm"]),
-    ("log", &["anchorite-platform", "anchorite-image"]),
+    ("log", &["anchorite-platform", "anchorite-image", "anchorite-hermit-guests"]),
 ];
 
 /// Crates without any dependency from outside (L0).

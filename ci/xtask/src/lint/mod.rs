@@ -82,6 +82,7 @@ fn freestanding(members: &Metadata) -> Vec<(&'static str, Part)> {
         ("anchorite-platform", Part::Image),
         ("anchorite-image", Part::Image),
         ("anchorite-guests", Part::Guests),
+        ("anchorite-hermit-guests", Part::HermitGuests),
     ];
     let packages = packages.into_iter();
     packages.filter(|(name, _)| members.packages().any(|member| member.name() == *name)).collect()

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 const MUTATIONS: u64 = 300;
 
 /// The fuzz targets and what each takes its input for.
-const TARGETS: [(&str, Kind); 8] = [
+const TARGETS: [(&str, Kind); 9] = [
     ("auto", Kind::Auto),
     ("elf", Kind::Is(Format::Elf)),
     ("pvh", Kind::Is(Format::Pvh)),
+    ("hermit", Kind::Is(Format::Hermit)),
     ("multiboot", Kind::Is(Format::Multiboot)),
     ("multiboot2", Kind::Is(Format::Multiboot2)),
     ("gzip", Kind::Auto),

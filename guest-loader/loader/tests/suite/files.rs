@@ -52,7 +52,9 @@ pub(crate) fn elf64(entry: u64, segments: &[Segment]) -> Vec<u8> {
         file.extend(segment.kind.to_le_bytes());
         file.extend(7u32.to_le_bytes());
         let starts = [offset, segment.virtual_start, segment.physical_start];
-        for long in starts.into_iter().chain([file_bytes, segment.memory_bytes, 1]) {
+        // Notes are padded to 4 bytes.
+        let align = if segment.kind == 4 { 4 } else { 1 };
+        for long in starts.into_iter().chain([file_bytes, segment.memory_bytes, align]) {
             file.extend(long.to_le_bytes());
         }
         offset += file_bytes;
@@ -115,10 +117,74 @@ pub(crate) fn pvh32(entry: u32) -> Vec<u8> {
     elf32(0, &[Segment::load(0x10_0000, &CODE, 0x1000), notes])
 }
 
-/// A Hermit application, as far as its note shows.
-pub(crate) fn hermit() -> Vec<u8> {
-    let note = Segment::note(b"HERMIT\0", 0x5a00, &[4]);
-    elf64(0x10_0000, &[Segment::load(0x10_0000, &CODE, 0x1000), note])
+/// Hermit's note with the version of its entry.
+pub(crate) fn hermit_note(version: u8) -> Segment {
+    Segment::note(b"HERMIT\0", 0x5a00, &[version])
+}
+
+/// A Hermit kernel linked for `start`, with thread-local storage.
+pub(crate) fn hermit(start: u64) -> Vec<u8> {
+    let code = Segment::load(start, &CODE, 0x1000);
+    let tls = Segment { kind: 7, ..Segment::load(start, &CODE, 0x18) };
+    elf64(start + 1, &[tls, code, hermit_note(4)])
+}
+
+/// A symbol of [`hermit_movable`]: binding, section, value.
+type Symbol = (u8, u16, u64);
+const NO_SYMBOL: Symbol = (0, 0, 0);
+const GLOBAL: Symbol = (1, 1, 0x123);
+const WEAK: Symbol = (2, 0, 0);
+
+/// Relocations of [`hermit_movable`]: place, type, symbol, addend.
+pub(crate) const RELOCATIONS: [(u64, u32, u32, u64); 5] = [
+    (0x200, 8, 0, 0x55),
+    (0x208, 1, 1, 0x10),
+    (0x210, 6, 1, 0),
+    (0x218, 1, 2, 0),
+    (0x220, 6, 2, 0),
+];
+
+/// A position-independent Hermit kernel: one segment from 0 on with code, the symbols at 0x40,
+/// the relocations at 0x100, their targets at 0x200; and the dynamic section.
+pub(crate) fn hermit_movable() -> Vec<u8> {
+    let mut contents = CODE.to_vec();
+    contents.resize(0x40, 0);
+    for (binding, section, value) in [NO_SYMBOL, GLOBAL, WEAK] {
+        contents.extend([0, 0, 0, 0, binding << 4, 0]);
+        contents.extend(section.to_le_bytes());
+        contents.extend([value, 0].iter().flat_map(|word| word.to_le_bytes()));
+    }
+    contents.resize(0x100, 0);
+    for (place, kind, symbol, addend) in RELOCATIONS {
+        let information = u64::from(symbol) << 32 | u64::from(kind);
+        contents.extend([place, information, addend].iter().flat_map(|word| word.to_le_bytes()));
+    }
+    contents.resize(0x228, 0);
+    let entries = [(7, 0x100), (8, 24 * RELOCATIONS.len() as u64), (9, 24), (6, 0x40), (11, 24)];
+    let entries = entries.into_iter().chain([(0, 0)]);
+    let dynamic: Vec<u8> =
+        entries.flat_map(|(tag, value)| [tag, value]).flat_map(u64::to_le_bytes).collect();
+    let dynamic = Segment { kind: 2, ..Segment::load(0x300, &dynamic, dynamic.len() as u64) };
+    let mut file = elf64(1, &[Segment::load(0, &contents, 0x3000), dynamic, hermit_note(4)]);
+    file[16..18].copy_from_slice(&3u16.to_le_bytes());
+    file
+}
+
+/// The same with a section header table that holds the dynamic symbols alone, for loaders that
+/// look for them there.
+pub(crate) fn hermit_movable_with_sections() -> Vec<u8> {
+    let mut file = hermit_movable();
+    let (offset, bytes) = (64 + 3 * 56 + 0x40, 3 * 24);
+    file.resize(file.len().next_multiple_of(8), 0);
+    let table = file.len() as u64;
+    file.extend([0, 0, 0, 0, 11, 0, 0, 0]);
+    for word in [0u64, 0x40, offset, bytes, 0, 8, 24] {
+        file.extend(word.to_le_bytes());
+    }
+    file[40..48].copy_from_slice(&table.to_le_bytes());
+    file[58..60].copy_from_slice(&64u16.to_le_bytes());
+    file[60..62].copy_from_slice(&1u16.to_le_bytes());
+    file
 }
 
 /// A multiboot header with these flags and a good checksum, without address fields.
@@ -292,6 +358,8 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("multiboot2_addresses", multiboot2_addresses(0x10_0000, 0x10_0000)),
         ("gzip", compressed(&multiboot_elf(3))),
         ("linux", linux(&RECENT_LINUX)),
+        ("hermit_fixed", hermit(0x20_0000)),
+        ("hermit_movable", hermit_movable()),
         ("boot_sector", boot_sector()),
     ]
 }

@@ -42,6 +42,8 @@ fn every_format_is_recognized_by_itself() {
         Format::Multiboot2,
         Format::Multiboot,
         Format::Linux,
+        Format::Hermit,
+        Format::Hermit,
         Format::BOOT_SECTOR,
     ];
     for ((name, file), format) in files::all().iter().zip(expected) {
@@ -304,13 +306,6 @@ fn linux_kernels_that_cannot_be_started_are_refused_by_field() {
         let found = problem(&files::linux(&fields));
         assert_eq!(field_of(&found), format!("{field} of the Linux setup header"));
     }
-}
-
-#[test]
-fn a_hermit_application_is_told_what_is_still_to_come() {
-    let found = problem(&files::hermit());
-    assert_eq!(found, Problem::HermitNotYet);
-    assert!(found.to_string().contains("cannot be started yet"), "{found}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod corpus;
 mod files;
 mod formats;
 mod gzip;
+mod hermit;
 mod linux64;
 mod malformed;
 mod multiboot2;

@@ -5,13 +5,14 @@ use crate::files;
 use crate::ram::{FakeRam, bare, load_checked};
 use anchorite_loader::{Format, Kind};
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     Kind::Auto,
     Kind::Is(Format::Linux),
     Kind::Is(Format::Linux64),
     Kind::Is(Format::Multiboot),
     Kind::Is(Format::Multiboot2),
     Kind::Is(Format::Pvh),
+    Kind::Is(Format::Hermit),
     Kind::Is(Format::Elf),
     Kind::Is(Format::BOOT_SECTOR),
 ];
@@ -76,6 +77,18 @@ fn a_header_with_any_field_at_an_extreme_is_an_error_or_loads_in_order() {
 fn header_bytes(name: &str, length: usize) -> Vec<usize> {
     match name {
         "linux" => (0x1f0..0x270).collect(),
+        // Headers, a symbol, two relocations, dynamic section and note.
+        "hermit_movable" => {
+            let contents = 64 + 3 * 56;
+            let parts = [(0, contents), (0x58, 24), (0x100, 48), (0x228, 112)];
+            let parts = parts.into_iter().enumerate();
+            parts
+                .flat_map(|(index, (start, bytes))| {
+                    let start = if index == 0 { 0 } else { contents + start };
+                    start..(start + bytes).min(length)
+                })
+                .collect()
+        }
         "boot_sector" => (0..4).chain(508..512).collect(),
         _ => (0..length).collect(),
     }

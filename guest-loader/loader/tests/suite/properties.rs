@@ -58,7 +58,7 @@ proptest! {
         holes in prop::collection::vec(1u64..200, 1..12),
         sizes in prop::collection::vec(1usize..40_000, 0..5),
         text in "[a-z ]{0,60}",
-        which in 0usize..10,
+        which in 0usize..12,
     ) {
         let mut at = 0;
         let mut ranges = Vec::new();

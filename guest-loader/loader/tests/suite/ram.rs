@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use anchorite_addr::Gpa;
 use anchorite_loader::{
-    Entry, Guest, GuestRam, Kind, LoadError, Loaded, MemoryRange, OutsideRam, RangeKind, load,
+    Clock, Entry, Format, Guest, GuestRam, Kind, LoadError, Loaded, MemoryRange, OutsideRam,
+    RangeKind, load,
 };
 
 const PAGE: u64 = 4096;
@@ -95,7 +96,13 @@ impl FakeRam {
                 start <= gpa && gpa - start < block.bytes
             })
         };
-        let written = self.pages.iter().flat_map(|(number, page)| {
+        let in_part = |&(number, _): &(&u64, &Vec<Option<u8>>)| {
+            !loaded.placements.iter().any(|block| {
+                let start = block.start.as_u64();
+                start <= number * PAGE && (number + 1) * PAGE - start <= block.bytes
+            })
+        };
+        let written = self.pages.iter().filter(in_part).flat_map(|(number, page)| {
             let set = page.iter().enumerate().filter(|(_, byte)| byte.is_some());
             set.map(move |(offset, _)| number * PAGE + offset as u64)
         });
@@ -113,9 +120,17 @@ impl GuestRam for FakeRam {
         if !self.is_ram(start.as_u64(), bytes.len() as u64) {
             return Err(OutsideRam { at: start });
         }
-        for (gpa, &byte) in (start.as_u64()..).zip(bytes) {
+        let mut gpa = start.as_u64();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let offset = (gpa % PAGE) as usize;
+            let (part, more) = rest.split_at(rest.len().min(PAGE as usize - offset));
             let page = self.pages.entry(gpa / PAGE).or_insert_with(|| vec![None; PAGE as usize]);
-            page[(gpa % PAGE) as usize] = Some(byte);
+            for (to, &from) in page[offset..].iter_mut().zip(part) {
+                *to = Some(from);
+            }
+            gpa += part.len() as u64;
+            rest = more;
         }
         Ok(())
     }
@@ -143,7 +158,7 @@ pub(crate) fn load_checked(guest: &Guest, ram: &mut FakeRam) -> Result<Loaded, L
 
 /// A file as guest, without command line and modules.
 pub(crate) fn bare(kind: Kind, bytes: &[u8]) -> Guest<'_> {
-    Guest { kind, name: "file.elf", bytes, command_line: "", modules: &[] }
+    Guest { kind, name: "file.elf", bytes, command_line: "", modules: &[], clock: Clock::default() }
 }
 
 fn check_loaded(loaded: &Loaded, ram: &FakeRam) {
@@ -176,7 +191,9 @@ fn check_entry(loaded: &Loaded) {
         Entry::Long(start) => {
             let blocks = [start.rdi, start.rsi].into_iter().filter(|&address| address != 0);
             let gdt_end = start.gdt.base.as_u64() + u64::from(start.gdt.limit);
-            blocks.chain([start.rip, start.rsp - 1, start.cr3.as_u64(), gdt_end]).collect()
+            // The top of a stack, but the lowest address of Hermit's.
+            let stack = if loaded.format == Format::Hermit { start.rsp } else { start.rsp - 1 };
+            blocks.chain([start.rip, stack, start.cr3.as_u64(), gdt_end]).collect()
         }
     };
     for pointer in pointers {

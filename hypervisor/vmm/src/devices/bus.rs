@@ -16,6 +16,7 @@ use super::vga::Vga;
 use anchorite_abi::{DeviceSet, bench, mmio, port};
 use anchorite_addr::{Gpa, GpaPage};
 use anchorite_vcpu::Vector;
+use uhyve_interface::HypercallAddress;
 
 /// Last port of the first serial line.
 const COM1_LAST: u16 = port::COM1 + 7;
@@ -53,6 +54,13 @@ pub enum Effect {
     Reset,
     /// The guest switched the machine off.
     PowerOff,
+    /// Carry out a hypercall of uhyve.
+    Uhyve {
+        /// Which.
+        call: HypercallAddress,
+        /// The guest-physical address of its parameters, or its only one.
+        argument: u32,
+    },
 }
 
 impl Effect {
@@ -116,6 +124,8 @@ pub struct Devices {
     pci: Pci,
     power: Power,
     mmio_test: MmioTest,
+    /// The guest is a Hermit kernel: uhyve's ports are there.
+    uhyve: bool,
 }
 
 impl Default for Devices {
@@ -149,7 +159,14 @@ impl Devices {
             power: Power::default(),
             i8042: I8042::default(),
             mmio_test: MmioTest::default(),
+            uhyve: false,
         }
+    }
+
+    /// Adds the ports of uhyve's hypercalls. Writes of 4 bytes to them, all beside other
+    /// devices' ports, mean a call.
+    pub const fn add_uhyve(&mut self) {
+        self.uhyve = true;
     }
 
     /// IN: the low `size` bytes (1, 2 or 4) of the result are what the guest reads.
@@ -347,9 +364,19 @@ impl Devices {
                     return Effect::PowerOff;
                 }
             }
-            _ => self.unknown.write(port),
+            _ => return self.write_hypercall(port, size, value),
         }
         Effect::None
+    }
+
+    fn write_hypercall(&mut self, port: u16, size: u8, argument: u32) -> Effect {
+        match HypercallAddress::try_from(port) {
+            Ok(call) if self.uhyve && size == 4 => Effect::Uhyve { call, argument },
+            _ => {
+                self.unknown.write(port);
+                Effect::None
+            }
+        }
     }
 
     fn write_apic(&mut self, offset: u64, value: u32, now: Now) -> Effect {

@@ -26,6 +26,9 @@
 //! The debug console (0xe9), the exit ports (0xf4, 0x501), the benchmark ports
 //! (0x5a0, 0x5a8, 0x5a9) and the NMI port (0x5ab) have no state and live in [`bus`].
 //!
+//! uhyve's hypercalls (0x400–0x880, for a Hermit kernel alone) are decoded in [`bus`] and
+//! carried out by the machine, because they reach into guest memory.
+//!
 //! How much of it a guest finds is chosen with [`DeviceSet`](anchorite_abi::DeviceSet).
 
 pub mod apic;

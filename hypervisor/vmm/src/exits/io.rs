@@ -81,11 +81,12 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             }
             Effect::Reset => return Err(Stop::Reset),
             Effect::PowerOff => return Err(Stop::PowerOff),
+            Effect::Uhyve { call, argument } => return self.uhyve(call, argument),
         }
         Ok(())
     }
 
-    fn print(&mut self, byte: u8) -> Result<(), Stop> {
+    pub(super) fn print(&mut self, byte: u8) -> Result<(), Stop> {
         self.bench.mid_line = byte != b'\n';
         self.host.console_write(&[byte]);
         let complete = self.until.as_mut().is_some_and(|until| until.completes(byte));

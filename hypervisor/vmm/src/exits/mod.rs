@@ -14,6 +14,7 @@ mod msr;
 mod nested_fault;
 mod page_fault;
 mod table_write;
+mod uhyve;
 mod window;
 
 pub(crate) use io::is_lightest;

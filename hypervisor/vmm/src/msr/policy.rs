@@ -99,6 +99,7 @@ pub struct Need {
 }
 
 const MTRR: Need = Need { leaf: 1, register: Register::Edx, bit: 12 };
+const MCE: Need = Need { leaf: 1, register: Register::Edx, bit: 7 };
 const RDTSCP: Need = Need { leaf: 0x8000_0001, register: Register::Edx, bit: 27 };
 
 impl Rule {
@@ -115,6 +116,8 @@ const VARIABLE_RANGES: u64 = 8;
 
 /// All rules, sorted by index.
 pub const TABLE: &[Rule] = &[
+    // Machine checks without banks, of which there are none.
+    range(0x0, 0x1, "IA32_P5_MC_ADDR, IA32_P5_MC_TYPE", constant(0)).with(MCE),
     one(0x10, "IA32_TIME_STAMP_COUNTER", Behaviour::TimeStampCounter),
     one(0x17, "IA32_PLATFORM_ID", constant(0)),
     one(0x1b, "IA32_APIC_BASE", Behaviour::ApicBase),
@@ -128,7 +131,7 @@ pub const TABLE: &[Rule] = &[
     one(0x174, "IA32_SYSENTER_CS", vcpu(GuestMsr::SysenterCs, Valid::Any)),
     one(0x175, "IA32_SYSENTER_ESP", vcpu(GuestMsr::SysenterEsp, Valid::Canonical)),
     one(0x176, "IA32_SYSENTER_EIP", vcpu(GuestMsr::SysenterEip, Valid::Canonical)),
-    // No banks: CPUID shows no machine check, but some kernels read these anyway.
+    // No banks: CPUID shows no machine-check architecture, but some kernels read these anyway.
     range(0x179, 0x17a, "IA32_MCG_CAP, IA32_MCG_STATUS", constant(0)),
     // Fast strings; no branch trace, no precise events. Nothing can be switched.
     one(0x1a0, "IA32_MISC_ENABLE", ignoring(1 | 1 << 11 | 1 << 12)),
