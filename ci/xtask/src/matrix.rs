@@ -7,7 +7,7 @@ use std::fs;
 use serde::{Deserialize, Deserializer};
 
 use crate::cmdline::{DeviceSet, EndIs, Mmu};
-use crate::emulator::{Boot, Cpu, On, choose};
+use crate::emulator::{Boot, Cpu, On, Typed, choose};
 use crate::error::{Error, Result};
 use crate::initramfs::Initramfs;
 use crate::verdict::may_be_expected;
@@ -67,6 +67,9 @@ pub(crate) struct Run {
     pub(crate) hide: Option<String>,
     /// Changes to QEMU's processor; without effect elsewhere.
     pub(crate) cpu_flags: Option<String>,
+    /// What is typed into the guest, which makes the run an interactive one.
+    #[serde(default)]
+    pub(crate) typed: Vec<Typed>,
     /// The shadow engine's zap policies, one run each; the default one where none is named.
     #[serde(default, deserialize_with = "one_or_many")]
     pub(crate) zap: Vec<String>,
@@ -235,6 +238,8 @@ impl Run {
         } else if self.boot != Boot::Direct && (self.cpu.contains(&Cpu::Intel) || self.on.is_some())
         {
             "boots QEMU another way, but does not run on QEMU alone".to_owned()
+        } else if !self.typed.is_empty() && self.cpu.contains(&Cpu::Intel) {
+            "types into the guest, which only QEMU lets one do".to_owned()
         } else {
             return Ok(());
         };

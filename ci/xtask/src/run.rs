@@ -127,6 +127,7 @@ pub(crate) fn machine(
         cpu_flags: args.cpu_flags.clone(),
         gdb: args.gdb,
         interactive: args.interactive,
+        typed: Vec::new(),
         bare: args.bare,
         until: args.guest.until.clone().filter(|_| args.bare),
         memory_mib,

@@ -13,7 +13,7 @@ use indicatif::ProgressBar;
 
 use crate::bench;
 use crate::cli::{GuestArgs, RunArgs, TestArgs};
-use crate::emulator::{self, On, Outcome};
+use crate::emulator::{self, Machine, On, Outcome};
 use crate::error::{Error, Result};
 use crate::freestanding;
 use crate::guest::Guest;
@@ -173,6 +173,7 @@ fn attempt(cell: &Cell, matrix: &Matrix) -> Result<Outcome> {
     let here = Path::new("");
     let guest = Guest::find(&cell.run.guest, matrix, here)?;
     let machine = run::machine(&arguments(cell), &guest, (cell.cpu, cell.on), here)?;
+    let machine = Machine { typed: cell.run.typed.clone(), ..machine };
     let outcome = emulator::run(&machine, |_| (), |_| ());
     run::tidy(&machine.scratch);
     outcome
@@ -209,7 +210,7 @@ fn arguments(cell: &Cell) -> RunArgs {
         timeout: Some(run.timeout),
         json: None,
         gdb: false,
-        interactive: false,
+        interactive: !run.typed.is_empty(),
         bare: run.bare,
     }
 }

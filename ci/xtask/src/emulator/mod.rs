@@ -5,6 +5,7 @@ mod console;
 mod pty;
 mod qemu;
 mod tsc;
+mod typist;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -21,6 +22,8 @@ pub(crate) use console::Marked;
 pub(crate) use qemu::{RTC, TCG_CPU};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 pub(crate) use tsc::megahertz as tsc_megahertz;
+pub(crate) use typist::Typed;
+use typist::Typist;
 
 use crate::cmdline::Module;
 use crate::error::{Error, Result};
@@ -77,6 +80,8 @@ pub(crate) struct Machine {
     pub(crate) gdb: bool,
     /// What is typed here goes to the serial line.
     pub(crate) interactive: bool,
+    /// What is typed into an interactive run by us; else standard input is.
+    pub(crate) typed: Vec<Typed>,
     /// Without the image: the guest alone on the emulated machine.
     pub(crate) bare: bool,
     /// The run passes when this is printed, where no image watches for it.
@@ -138,6 +143,7 @@ pub(crate) fn run(
         until: machine.until.as_deref(),
         bare: machine.bare,
         interactive: machine.interactive,
+        typed: &machine.typed,
     };
     follow_session(session, terms, announce, show)
 }
@@ -150,6 +156,7 @@ struct Terms<'a> {
     until: Option<&'a str>,
     bare: bool,
     interactive: bool,
+    typed: &'a [Typed],
 }
 
 fn follow_session(
@@ -162,12 +169,15 @@ fn follow_session(
     announce(&shown(&session.command));
     let mut stdio = session.stdio()?;
     let _terminal = terms.interactive.then(Terminal::keep);
-    if terms.interactive {
-        stdio[0] = Stdio::inherit();
+    let typist = if terms.typed.is_empty() { None } else { Some(Typist::new(terms.typed)?) };
+    match &typist {
+        Some(typist) => stdio[0] = typist.stdin()?,
+        None if terms.interactive => stdio[0] = Stdio::inherit(),
+        None => {}
     }
     let mut running = Running::start(&mut tied_to_us(&session.command, stdio))?;
     let listener = session.listen(&mut running)?;
-    let (console, ended) = supervise(&mut running, listener, terms, show)?;
+    let (console, ended) = supervise(&mut running, listener, terms, typist, show)?;
     running.kill();
     let verdict = match (console.verdict(), ended) {
         (Some(verdict), _) => verdict.clone(),
@@ -226,7 +236,7 @@ pub(crate) fn run_program(
 ) -> Result<Outcome> {
     let Program { command, log, limit } = program;
     let session = Session { command, source: Source::Output, log };
-    let terms = Terms { limit, until: None, bare: false, interactive: false };
+    let terms = Terms { limit, until: None, bare: false, interactive: false, typed: &[] };
     follow_session(session, terms, announce, show)
 }
 
@@ -306,6 +316,7 @@ fn supervise(
     running: &mut Running,
     listener: Listener,
     terms: Terms<'_>,
+    mut typist: Option<Typist>,
     mut show: impl FnMut(&[u8]),
 ) -> Result<(Console, Option<ExitStatus>)> {
     let mut console = Console::default();
@@ -313,7 +324,10 @@ fn supervise(
     let mut ended = None;
     loop {
         match listener.pieces.recv_timeout(Duration::from_millis(20)) {
-            Ok(piece) => show(&console.feed(&piece)),
+            Ok(piece) => {
+                show(&console.feed(&piece));
+                typist.iter_mut().try_for_each(|typist| typist.see(&piece))?;
+            }
             Err(RecvTimeoutError::Disconnected) if ended.is_some() => break,
             Err(RecvTimeoutError::Disconnected) => thread::sleep(POLL),
             Err(RecvTimeoutError::Timeout) => {}

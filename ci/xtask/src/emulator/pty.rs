@@ -1,4 +1,5 @@
-//! A pseudo-terminal: Bochs' text display wants one, and its debugger waits there for a word.
+//! A pseudo-terminal: Bochs' text display wants one, and its debugger waits there for a word; an
+//! interactive run is typed into through one.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -45,6 +46,11 @@ impl Terminal {
     pub(super) fn stdio(&self) -> Result<[Stdio; 3]> {
         let copy = || self.user.try_clone().map(Stdio::from).map_err(Error::io("/dev/pts"));
         Ok([copy()?, copy()?, copy()?])
+    }
+
+    /// What is written here the emulator reads as typed.
+    pub(super) fn keyboard(&self) -> Result<File> {
+        self.controller.try_clone().map(File::from).map_err(Error::io("/dev/ptmx"))
     }
 
     /// Reads and drops what the emulator draws; tells its debugger to continue at the first

@@ -9,6 +9,7 @@ pub(super) fn machine() -> Machine {
         icount: false,
         gdb: false,
         interactive: false,
+        typed: Vec::new(),
         bare: false,
         cpu_flags: None,
         until: None,
@@ -24,7 +25,7 @@ pub(super) fn machine() -> Machine {
 }
 
 fn terms(limit: Duration, until: Option<&str>) -> Terms<'_> {
-    Terms { limit, until, bare: false, interactive: false }
+    Terms { limit, until, bare: false, interactive: false, typed: &[] }
 }
 
 /// Supervises a shell script in the emulator's place.
@@ -35,7 +36,8 @@ fn supervised(script: &str, limit: Duration) -> (Console, Option<ExitStatus>, St
     let listener = Listener::of_pipe(running.child().stdout.take().unwrap());
     let mut shown = Vec::new();
     let show = |text: &[u8]| shown.extend_from_slice(text);
-    let (console, ended) = supervise(&mut running, listener, terms(limit, None), show).unwrap();
+    let (console, ended) =
+        supervise(&mut running, listener, terms(limit, None), None, show).unwrap();
     (console, ended, String::from_utf8(shown).unwrap())
 }
 
@@ -65,7 +67,7 @@ fn a_bare_run_ends_when_the_text_it_waits_for_comes() {
     command.args(["-c", "printf 'x Pass  1 no end'; sleep 600"]).stdout(Stdio::piped());
     let mut running = Running::start(&mut command).unwrap();
     let listener = Listener::of_pipe(running.child().stdout.take().unwrap());
-    let (console, _) = supervise(&mut running, listener, terms, |_| ()).unwrap();
+    let (console, _) = supervise(&mut running, listener, terms, None, |_| ()).unwrap();
     assert!(console.has_printed(terms.until));
     assert!(running.elapsed() < Duration::from_secs(30));
 }
