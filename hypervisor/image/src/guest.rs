@@ -173,7 +173,7 @@ pub(crate) fn cpuid<'a>(
 ) -> Result<Cpuid, Failure<'a>> {
     let hidden = Hidden::parse(options.hide.unwrap_or("")).map_err(Failure::CannotHide)?;
     let has_apic = options.devices >= DeviceSet::L4;
-    let apic = if has_apic { LocalApic::Memory } else { LocalApic::None };
+    let apic = if has_apic { LocalApic::X2 } else { LocalApic::None };
     let Capabilities { xsetbv_exits, xsavec, .. } = *capabilities;
     let offer = Offer { hidden, apic, xsetbv_exits, xsavec };
     Ok(Cpuid::new(|leaf, subleaf| host.cpuid(leaf, subleaf), host.hertz(), &offer))

@@ -2,7 +2,8 @@
 //!
 //! A bit that no row names is hidden: what is not known is not shown. A row with
 //! [`Show::Passed`] or [`Show::With`] is shown where the physical CPU has it, so that
-//! nothing is ever shown that is not there. `hypervisor/docs/cpuid.md` is this table in
+//! nothing is ever shown that is not there; [`Show::Emulated`] is for what the machine has
+//! by itself. `hypervisor/docs/cpuid.md` is this table in
 //! prose; a test compares them.
 //!
 //! Source: SDM vol. 2, "CPUID"; APM vol. 3, appendix E "Obtaining Processor
@@ -18,6 +19,8 @@ pub enum Show {
     Passed,
     /// Where the CPU has it and all of this holds.
     With(&'static [Condition]),
+    /// Where all of this holds, whatever the CPU says: nothing of the CPU's is used.
+    Emulated(&'static [Condition]),
     /// Always, whatever the CPU says.
     Set,
     /// As this bit of the guest's CR4 stands, where it can be set at all.
@@ -107,6 +110,9 @@ pub const HIDEABLE: &[&str] = &[
     "tsc-deadline",
 ];
 
+/// Without the local APIC itself nobody can have it in another mode.
+const X2APIC: Show = Show::Emulated(&[Condition::X2Apic, Condition::Feature("apic")]);
+
 const PLAIN: &str = "instructions that work alone";
 const WITH_AVX: &str = "works on registers that XCR0 opens";
 const HOST: &str = "concerns the physical machine";
@@ -176,7 +182,7 @@ const LEAF_1_ECX: &[Feature] = &[
     hidden(18, "dca", HOST),
     plain(19, "sse4.1"),
     plain(20, "sse4.2"),
-    with(21, "x2apic", Show::With(&[Condition::X2Apic]), "the APIC's registers as MSRs"),
+    with(21, "x2apic", X2APIC, "the APIC's registers as MSRs"),
     plain(22, "movbe"),
     plain(23, "popcnt"),
     hidden(24, "tsc-deadline", "the virtual APIC's timer has no such mode"),

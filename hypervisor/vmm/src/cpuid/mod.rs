@@ -330,10 +330,12 @@ impl<'a, F: Fn(u32, u32) -> Leaf> Source<'a, F> {
     }
 
     fn feature(&self, index: usize, row: &Feature, value: u32) -> bool {
-        let there = value & !self.offer.hidden.mask(index) & 1 << row.bit != 0;
+        let hidden = self.offer.hidden.mask(index) & 1 << row.bit != 0;
+        let there = !hidden && value & 1 << row.bit != 0;
         match row.show {
             Show::Passed => there,
             Show::With(conditions) => there && conditions.iter().all(|need| self.holds(need)),
+            Show::Emulated(conditions) => !hidden && conditions.iter().all(|need| self.holds(need)),
             Show::Set => true,
             Show::Mirrors(_) | Show::Hidden => false,
         }

@@ -394,6 +394,10 @@ fn word(show: Show) -> String {
     match show {
         Show::Passed => "as the CPU".into(),
         Show::Set => "always".into(),
+        Show::Emulated(conditions) => {
+            let needs: Vec<_> = conditions.iter().map(need).collect();
+            format!("always, with {}", needs.join(" and "))
+        }
         Show::Hidden => "never".into(),
         Show::Mirrors(bit) => format!("as CR4.{}", bit.iter_names().next().expect("a name").0),
         Show::With(conditions) => {

@@ -1,8 +1,7 @@
 //! The local APIC of the machine's one processor.
 //!
 //! Registers have the numbers of the x2APIC's MSRs less 0x800, which are the offsets in
-//! the page at 0xfee0_0000 divided by 16: whoever reaches them in another way than by
-//! memory comes to the same two operations.
+//! the page at 0xfee0_0000 divided by 16; [`extended`] is the way to them by MSRs.
 //!
 //! It starts as firmware leaves it: software-enabled, the 8259 pair behind LINT0
 //! ("virtual wire"), NMI at LINT1. Its timer counts 1 GHz divided as programmed.
@@ -13,6 +12,7 @@
 //!
 //! Source: SDM vol. 3, chapter 10 "Advanced Programmable Interrupt Controller (APIC)".
 
+mod extended;
 mod timer;
 
 use super::time::Now;
@@ -65,6 +65,9 @@ const RECEIVED_ILLEGAL: u32 = 1 << 6;
 /// Vectors below are exceptions'.
 const FIRST_LEGAL_VECTOR: u8 = 16;
 
+/// The bits of the divide configuration register.
+const DIVISOR_BITS: u32 = 0b1011;
+
 /// The entries of the local vector table.
 const ENTRIES: usize = 6;
 const LINT0: usize = 3;
@@ -100,6 +103,8 @@ pub(super) struct LocalApic {
     command: (u32, u32),
     entries: [u32; ENTRIES],
     timer: Timer,
+    /// In x2APIC mode.
+    extended: bool,
 }
 
 impl Default for LocalApic {
@@ -119,6 +124,7 @@ impl Default for LocalApic {
             command: (0, 0),
             entries,
             timer: Timer::default(),
+            extended: false,
         }
     }
 }
@@ -195,6 +201,9 @@ impl LocalApic {
     pub(super) fn is_addressed(&self, destination: u8, logical: bool) -> bool {
         if !logical {
             return destination == ID || destination == 0xff;
+        }
+        if self.extended {
+            return Self::is_addressed_extended(destination.into(), true);
         }
         let mine = (self.logical >> 24) as u8;
         if self.format >> 28 == 0xf {
@@ -289,6 +298,7 @@ impl LocalApic {
     fn send(&mut self) -> Request {
         let (low, high) = self.command;
         let addressed = match low >> 18 & 3 {
+            0 if self.extended => Self::is_addressed_extended(high, low >> 11 & 1 != 0),
             0 => self.is_addressed((high >> 24) as u8, low >> 11 & 1 != 0),
             1 | 2 => true,
             _ => false,

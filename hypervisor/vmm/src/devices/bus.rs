@@ -262,6 +262,14 @@ impl Devices {
         self.deadline
     }
 
+    /// WRMSR of `value` to 0x800 + `number`, a register of the local APIC in x2APIC mode;
+    /// `None` where that faults.
+    pub fn write_apic_msr(&mut self, number: u8, value: u64, now: Now) -> Option<Effect> {
+        let asked = self.interrupts.write_apic_msr(number, value, now)?;
+        self.update_deadline();
+        Some(apic_effect(asked))
+    }
+
     fn read_byte(&mut self, port: u16, now: Now) -> u8 {
         match port {
             port::COM1..=COM1_LAST => self.read_uart(port, now),
@@ -382,17 +390,13 @@ impl Devices {
     fn write_apic(&mut self, offset: u64, value: u32, now: Now) -> Effect {
         let asked = self.interrupts.write_apic((offset >> 4) as u8, value, now);
         self.update_deadline();
-        match asked {
-            Asked::Nothing => Effect::None,
-            Asked::Nmi => Effect::RaiseNmi,
-            Asked::Priority(priority) => Effect::Priority(priority),
-        }
+        apic_effect(asked)
     }
 
     #[inline]
     fn apic_at(&self, gpa: Gpa) -> Option<ApicPage> {
         match gpa.as_u64() & !0xfff {
-            APIC_BASE if self.interrupts.has_apic() => Some(ApicPage::Local),
+            APIC_BASE if self.interrupts.has_apic_in_memory() => Some(ApicPage::Local),
             IO_APIC if self.has(DeviceSet::L4) => Some(ApicPage::Io),
             _ => None,
         }
@@ -485,6 +489,14 @@ const fn is_byte_wide(port: u16) -> bool {
             | 0x3c0..=0x3df
             | port::BENCH_NOP..=port::RAISE_NMI
     )
+}
+
+const fn apic_effect(asked: Asked) -> Effect {
+    match asked {
+        Asked::Nothing => Effect::None,
+        Asked::Nmi => Effect::RaiseNmi,
+        Asked::Priority(priority) => Effect::Priority(priority),
+    }
 }
 
 const fn reset_effect(line: ResetLine) -> Effect {

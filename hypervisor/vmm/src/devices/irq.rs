@@ -21,6 +21,8 @@ pub const APIC_BASE: u64 = 0xfee0_0000;
 /// IA32_APIC_BASE: the bootstrap processor; the APIC is enabled.
 const BOOTSTRAP: u64 = 1 << 8;
 const GLOBALLY_ENABLED: u64 = 1 << 11;
+/// … in x2APIC mode.
+const EXTENDED: u64 = 1 << 10;
 
 /// The lines of a PC, by their IRQ.
 pub mod line {
@@ -38,12 +40,23 @@ pub mod line {
     pub const MOUSE: u8 = 12;
 }
 
+/// How the local APIC is reached. Source: SDM vol. 3, 10.12.5 "x2APIC State Transitions".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Not at all.
+    Off,
+    /// In memory.
+    Memory,
+    /// By MSRs.
+    Registers,
+}
+
 /// The local and the I/O APIC.
 #[derive(Clone, Debug)]
 struct Apics {
     local: LocalApic,
     io: IoApic,
-    enabled: bool,
+    mode: Mode,
 }
 
 /// What a store to an APIC's register asks of the processor.
@@ -74,7 +87,8 @@ pub struct Interrupts {
 impl Interrupts {
     /// The same with APICs beside the 8259 pair.
     pub fn with_apics() -> Self {
-        let apics = Apics { local: LocalApic::default(), io: IoApic::default(), enabled: true };
+        let apics =
+            Apics { local: LocalApic::default(), io: IoApic::default(), mode: Mode::Memory };
         Self { apics: Some(apics), ..Self::default() }
     }
 
@@ -136,31 +150,54 @@ impl Interrupts {
         self.update();
     }
 
-    /// Whether the local APIC answers at [`APIC_BASE`].
+    /// Whether there is a local APIC, in whatever mode.
     pub fn has_apic(&self) -> bool {
-        self.apics.as_ref().is_some_and(|apics| apics.enabled)
+        self.apics.as_ref().is_some_and(Apics::is_enabled)
+    }
+
+    /// Whether it answers at [`APIC_BASE`].
+    pub fn has_apic_in_memory(&self) -> bool {
+        self.apics.as_ref().is_some_and(|apics| apics.mode == Mode::Memory)
     }
 
     /// IA32_APIC_BASE; `None` where there is no APIC.
     pub fn apic_base(&self) -> Option<u64> {
-        let enabled = if self.apics.as_ref()?.enabled { GLOBALLY_ENABLED } else { 0 };
-        Some(APIC_BASE | BOOTSTRAP | enabled)
+        let mode = match self.apics.as_ref()?.mode {
+            Mode::Off => 0,
+            Mode::Memory => GLOBALLY_ENABLED,
+            Mode::Registers => GLOBALLY_ENABLED | EXTENDED,
+        };
+        Some(APIC_BASE | BOOTSTRAP | mode)
     }
 
-    /// Writes IA32_APIC_BASE: the APIC can be switched off and on, not moved. Whether
-    /// the value is one that it takes.
-    pub fn set_apic_base(&mut self, value: u64) -> bool {
+    /// Writes IA32_APIC_BASE: the APIC can be switched off and on, not moved, and into x2APIC
+    /// mode where there is one, `extended`. Whether the value is one that it takes.
+    pub fn set_apic_base(&mut self, value: u64, extended: bool) -> bool {
         let Some(apics) = &mut self.apics else { return false };
-        if value & !GLOBALLY_ENABLED != APIC_BASE | BOOTSTRAP {
-            return false;
-        }
-        let enabled = value & GLOBALLY_ENABLED != 0;
-        if enabled != apics.enabled {
-            apics.local = LocalApic::default();
-            apics.enabled = enabled;
-            self.update();
-        }
-        true
+        let mode = match value ^ (APIC_BASE | BOOTSTRAP) {
+            0 => Mode::Off,
+            GLOBALLY_ENABLED => Mode::Memory,
+            bits if extended && bits == GLOBALLY_ENABLED | EXTENDED => Mode::Registers,
+            _ => return false,
+        };
+        let done = apics.switch(mode);
+        self.update();
+        done
+    }
+
+    /// RDMSR of 0x800 + `number`; `None` where that faults.
+    pub fn read_apic_msr(&self, number: u8, now: Now) -> Option<u64> {
+        let apics = self.apics.as_ref().filter(|apics| apics.mode == Mode::Registers)?;
+        apics.local.read_msr(number, now)
+    }
+
+    /// WRMSR of `value` to 0x800 + `number`; `None` where that faults.
+    pub fn write_apic_msr(&mut self, number: u8, value: u64, now: Now) -> Option<Asked> {
+        let apics = self.apics.as_mut().filter(|apics| apics.mode == Mode::Registers)?;
+        let request = apics.local.write_msr(number, value, now)?;
+        let asked = apics.carry_out(request);
+        self.update();
+        Some(asked)
     }
 
     /// Reads the local APIC's register `number`; see [`super::apic`].
@@ -172,15 +209,8 @@ impl Interrupts {
     /// Writes the local APIC's register `number`.
     pub fn write_apic(&mut self, number: u8, value: u32, now: Now) -> Asked {
         let Some(apics) = &mut self.apics else { return Asked::Nothing };
-        let asked = match apics.local.write(number, value, now) {
-            Request::Nothing => Asked::Nothing,
-            Request::Nmi => Asked::Nmi,
-            Request::Priority => Asked::Priority(apics.local.priority()),
-            Request::EndOfInterrupt(vector) => {
-                apics.io.end_of_interrupt(vector, &mut apics.local);
-                Asked::Nothing
-            }
-        };
+        let request = apics.local.write(number, value, now);
+        let asked = apics.carry_out(request);
         self.update();
         asked
     }
@@ -235,7 +265,7 @@ impl Interrupts {
 
     fn acknowledge_controllers(&mut self) -> Option<Vector> {
         let local = match &mut self.apics {
-            Some(apics) if apics.enabled => apics.local.acknowledge(),
+            Some(apics) if apics.is_enabled() => apics.local.acknowledge(),
             _ => None,
         };
         local.or_else(|| self.external().then(|| self.pic.acknowledge()))
@@ -253,12 +283,41 @@ impl Interrupts {
 }
 
 impl Apics {
-    fn requests(&self) -> bool {
-        self.enabled && self.local.request().is_some()
+    fn is_enabled(&self) -> bool {
+        self.mode != Mode::Off
     }
 
-    const fn takes_external(&self) -> bool {
-        !self.enabled || self.local.takes_external() || self.io.takes_external()
+    /// Goes over to `mode`, if there is a way from the present one. Off is where registers
+    /// forget what they hold.
+    fn switch(&mut self, mode: Mode) -> bool {
+        match (self.mode, mode) {
+            (Mode::Off, Mode::Registers) | (Mode::Registers, Mode::Memory) => return false,
+            (Mode::Memory, Mode::Registers) => self.local.set_extended(true),
+            (from, to) if from != to => self.local = LocalApic::default(),
+            _ => {}
+        }
+        self.mode = mode;
+        true
+    }
+
+    fn carry_out(&mut self, request: Request) -> Asked {
+        match request {
+            Request::Nothing => Asked::Nothing,
+            Request::Nmi => Asked::Nmi,
+            Request::Priority => Asked::Priority(self.local.priority()),
+            Request::EndOfInterrupt(vector) => {
+                self.io.end_of_interrupt(vector, &mut self.local);
+                Asked::Nothing
+            }
+        }
+    }
+
+    fn requests(&self) -> bool {
+        self.is_enabled() && self.local.request().is_some()
+    }
+
+    fn takes_external(&self) -> bool {
+        !self.is_enabled() || self.local.takes_external() || self.io.takes_external()
     }
 }
 
@@ -343,10 +402,49 @@ mod tests {
     fn the_apic_can_be_switched_off_but_not_moved() {
         let mut interrupts = Interrupts::with_apics();
         assert_eq!(interrupts.apic_base(), Some(0xfee0_0900));
-        assert!(!interrupts.set_apic_base(0xfee0_1900) && !interrupts.set_apic_base(0xfee0_0d00));
-        assert!(interrupts.set_apic_base(0xfee0_0100));
+        for refused in [0xfee0_1900, 0xfee0_0d00, 0xfee0_0800, 0xfee0_0901, 1 << 40 | 0xfee0_0900] {
+            assert!(!interrupts.set_apic_base(refused, false), "{refused:#x}");
+        }
+        assert!(interrupts.set_apic_base(0xfee0_0100, false));
         assert!(!interrupts.has_apic());
         assert!(Interrupts::default().apic_base().is_none());
+    }
+
+    #[test]
+    fn the_apics_mode_changes_only_in_the_ways_that_the_manual_draws() {
+        const BASES: [u64; 4] = [0xfee0_0100, 0xfee0_0900, 0xfee0_0d00, 0xfee0_0500];
+        let [off, memory, registers, _] = BASES;
+        // The ways to get to a mode, and from there those that go on.
+        let cases: [(&[u64], &[u64]); 3] = [
+            (&[off], &[off, memory]),
+            (&[memory], &[off, memory, registers]),
+            (&[registers], &[off, registers]),
+        ];
+        for (way, permitted) in cases {
+            for next in BASES {
+                let mut interrupts = Interrupts::with_apics();
+                assert!(way.iter().all(|&base| interrupts.set_apic_base(base, true)));
+                let taken = interrupts.set_apic_base(next, true);
+                assert_eq!(taken, permitted.contains(&next), "{way:x?} to {next:x}");
+                let now = if taken { next } else { way[way.len() - 1] };
+                assert_eq!(interrupts.apic_base(), Some(now));
+                assert_eq!(interrupts.has_apic_in_memory(), now == memory);
+                assert_eq!(interrupts.read_apic_msr(3, NOW).is_some(), now == registers);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_programmed_in_memory_holds_in_x2apic_mode_until_the_apic_is_switched_off() {
+        const TPR: u8 = super::super::apic::register::TPR;
+        let mut interrupts = Interrupts::with_apics();
+        assert_eq!(interrupts.write_apic(TPR, 0x50, NOW), Asked::Priority(5));
+        assert!(interrupts.set_apic_base(0xfee0_0d00, true));
+        assert_eq!(interrupts.read_apic_msr(TPR, NOW), Some(0x50));
+        assert_eq!(interrupts.write_apic_msr(TPR, 0x20, NOW), Some(Asked::Priority(2)));
+        assert!(interrupts.set_apic_base(0xfee0_0100, true));
+        assert!(interrupts.set_apic_base(0xfee0_0900, true));
+        assert_eq!(interrupts.read_apic(TPR, NOW), 0);
     }
 
     const NOW: Now = Now::new(0, core::num::NonZeroU64::new(1_000_000_000).unwrap());

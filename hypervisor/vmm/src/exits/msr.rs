@@ -1,18 +1,22 @@
 //! RDMSR and WRMSR.
 
 use crate::action::ExitAction;
+use crate::cpuid::policy::Register;
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::msr::Msrs;
-use crate::msr::policy::{Behaviour, ConstantWrite, Need, Rule};
+use crate::msr::policy::{Behaviour, ConstantWrite, FIRST_X2APIC, Need, Rule};
 use crate::translation::Translation;
 use anchorite_vcpu::{ControlRegister, Event, Gpr, Vcpu, Vector};
 
 /// IA32_APIC_BASE where there is no APIC: at its usual place, bootstrap processor.
 const NO_APIC: u64 = 0xfee0_0100;
 
-/// IA32_APIC_BASE.EXTD: x2APIC mode, which CPUID does not show.
+/// IA32_APIC_BASE.EXTD: x2APIC mode.
 const X2APIC: u64 = 1 << 10;
+
+/// CPUID.1:ECX's bit for that mode.
+const X2APIC_FEATURE: u32 = 21;
 
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     #[inline]
@@ -28,6 +32,14 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             Behaviour::Stored { initial, .. } => self.msrs.load(index, initial),
             Behaviour::Efer => self.vcpu.control(ControlRegister::Efer),
             Behaviour::ApicBase => self.devices.interrupts.apic_base().unwrap_or(NO_APIC),
+            Behaviour::Apic => {
+                self.tell_priority();
+                let number = (index - FIRST_X2APIC) as u8;
+                match self.devices.interrupts.read_apic_msr(number, self.now()) {
+                    Some(value) => value,
+                    None => return general_protection(),
+                }
+            }
             Behaviour::TimeStampCounter => self.host.ticks().wrapping_add(self.tsc_offset),
         };
         let registers = self.vcpu.regs_mut();
@@ -80,13 +92,33 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             Behaviour::ApicBase if self.devices.interrupts.apic_base().is_none() => {
                 return if value & X2APIC == 0 { Ok(()) } else { Err(Refused) };
             }
-            Behaviour::ApicBase if self.devices.interrupts.set_apic_base(value) => self.rearm(),
+            Behaviour::ApicBase => return self.write_apic_base(value),
+            Behaviour::Apic => return self.write_apic_msr((index - FIRST_X2APIC) as u8, value),
             Behaviour::TimeStampCounter => {
                 self.tsc_offset = value.wrapping_sub(self.host.ticks());
                 self.vcpu.set_tsc_offset(self.tsc_offset);
             }
             _ => return Err(Refused),
         }
+        Ok(())
+    }
+}
+
+impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
+    fn write_apic_base(&mut self, value: u64) -> Result<(), Refused> {
+        let extended = self.cpuid.shows(1, Register::Ecx, X2APIC_FEATURE);
+        let taken = self.devices.interrupts.set_apic_base(value, extended);
+        self.rearm();
+        if taken { Ok(()) } else { Err(Refused) }
+    }
+
+    fn write_apic_msr(&mut self, number: u8, value: u64) -> Result<(), Refused> {
+        self.tell_priority();
+        let now = self.now();
+        let effect = self.devices.write_apic_msr(number, value, now).ok_or(Refused)?;
+        // Of an APIC's effects, an NMI and another CR8, none ends the run.
+        let _ = self.perform(effect);
+        self.rearm();
         Ok(())
     }
 }

@@ -66,6 +66,8 @@ pub enum Behaviour {
     },
     /// IA32_APIC_BASE: the local APIC's where there is one; else it is not enabled.
     ApicBase,
+    /// A register of the local APIC, which exists in x2APIC mode alone.
+    Apic,
     /// IA32_EFER: it changes the mode.
     Efer,
     /// The time stamp counter: a write moves the offset.
@@ -100,6 +102,7 @@ pub struct Need {
 
 const MTRR: Need = Need { leaf: 1, register: Register::Edx, bit: 12 };
 const MCE: Need = Need { leaf: 1, register: Register::Edx, bit: 7 };
+const X2APIC: Need = Need { leaf: 1, register: Register::Ecx, bit: 21 };
 const RDTSCP: Need = Need { leaf: 0x8000_0001, register: Register::Edx, bit: 27 };
 
 impl Rule {
@@ -109,6 +112,8 @@ impl Rule {
     }
 }
 
+/// The first index that belongs to the local APIC in x2APIC mode.
+pub(crate) const FIRST_X2APIC: u32 = 0x800;
 /// Memory type of MTRRs and PAT: write-back.
 const WRITE_BACK: u64 = 6;
 /// Pairs of variable-range MTRRs.
@@ -159,6 +164,8 @@ pub const TABLE: &[Rule] = &[
     one(0x277, "IA32_PAT", intercepted(GuestMsr::Pat, Valid::MemoryTypes)),
     // MTRRs on, fixed ranges off, all memory write-back.
     one(0x2ff, "IA32_MTRR_DEF_TYPE", stored(1 << 11 | WRITE_BACK, Valid::RangeDefault)).with(MTRR),
+    range(FIRST_X2APIC, FIRST_X2APIC + 0xff, "IA32_X2APIC_APICID and so on", Behaviour::Apic)
+        .with(X2APIC),
     one(0xc000_0080, "IA32_EFER", Behaviour::Efer),
     one(0xc000_0081, "IA32_STAR", vcpu(GuestMsr::Star, Valid::Any)),
     one(0xc000_0082, "IA32_LSTAR", vcpu(GuestMsr::Lstar, Valid::Canonical)),
