@@ -144,6 +144,9 @@ pub(crate) fn cargo(workspace: &Workspace, part: Part, subcommand: &str) -> Resu
         // The Hermit kernel reads these two while it is compiled.
         .env("HERMIT_LOG_LEVEL_FILTER", "warn")
         .env("NO_COLOR", "1");
+    if part == Part::HermitGuests {
+        cargo.args(["--features", "application"]);
+    }
     Ok(cargo)
 }
 

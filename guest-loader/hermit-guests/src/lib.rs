@@ -15,6 +15,8 @@
 //! }
 //! ```
 #![no_std]
+// On the host there is no kernel to link with, and nothing here.
+#![cfg(target_os = "none")]
 
 extern crate alloc;
 

@@ -18,7 +18,7 @@ const CREATE: i32 = 0o100;
 fn run() -> bool {
     let Ok(file) = File::open(PATH, 0) else { return check("the file can be opened", false) };
     let whole = file.read_to_end();
-    println!("hermit-file: {:?} bytes", whole.as_ref().map(|bytes| bytes.len()));
+    println!("hermit-file: {:?} bytes", whole.as_deref().map(<[u8]>::len));
     let good = check("the file holds what it should", whole.as_deref() == Ok(TEXT))
         & check("at its end nothing is left", file.read(&mut [0; 4]) == Ok(0))
         & check("seeking goes to a place", file.seek(7))
