@@ -44,13 +44,19 @@ pub const PDPTES_IN_MEMORY: Known = Known {
 pub const UNCHECKED_PDPTES: Known =
     Known { name: "unchecked-pdptes", what: "CR3 is loaded although a PDPTE has reserved bits" };
 
-const ALL: [Known; 6] = [
+/// Bochs 2.7.
+pub const AC_SUSPENDS_IMPLICIT: Known = Known {
+    name: "ac-suspends-implicit",
+    what: "RFLAGS.AC suspends SMAP for the processor's own accesses at privilege level 3",
+};
+const ALL: [Known; 7] = [
     RESERVED_WITHOUT_P,
     UPDATE_READS_FIRST,
     ACCESSED_EARLY,
     MARKED_PDPTES,
     PDPTES_IN_MEMORY,
     UNCHECKED_PDPTES,
+    AC_SUSPENDS_IMPLICIT,
 ];
 
 /// The deviations declared and seen.

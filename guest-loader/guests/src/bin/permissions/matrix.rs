@@ -1,7 +1,8 @@
 //! One paging mode's run over the matrix: accesses, made in batches, against the oracle.
 
 use anchorite_guests::deviations::{
-    ACCESSED_EARLY, MARKED_PDPTES, RESERVED_WITHOUT_P, UPDATE_READS_FIRST,
+    AC_SUSPENDS_IMPLICIT, ACCESSED_EARLY, Known, MARKED_PDPTES, RESERVED_WITHOUT_P,
+    UPDATE_READS_FIRST,
 };
 use anchorite_guests::format::Format;
 use anchorite_guests::instructions::reload_cr3;
@@ -32,11 +33,11 @@ pub(crate) struct Matrix<'a> {
     cases: u64,
 }
 
-/// What an access must come to: strictly, and as a read and then a write.
+/// What an access must come to, and what it comes to by a deviation that was declared.
 #[derive(Clone, Copy)]
 struct Expected {
     strict: Prediction,
-    in_two_steps: Option<Prediction>,
+    otherwise: Option<(Known, Prediction)>,
 }
 
 impl<'a> Matrix<'a> {
@@ -123,11 +124,13 @@ impl<'a> Matrix<'a> {
         if self.model.format == Format::Pae && self.checks.deviations.expects(MARKED_PDPTES) {
             strict.steps[0].may |= A;
         }
-        Expected { strict, in_two_steps: self.in_two_steps(access, &strict) }
+        let otherwise = self.in_two_steps(access, &strict);
+        let otherwise = otherwise.or_else(|| self.with_ac(access, &strict));
+        Expected { strict, otherwise }
     }
 
     /// What comes of an update that faults, where it is a read and then a write.
-    fn in_two_steps(&self, access: &Access, strict: &Prediction) -> Option<Prediction> {
+    fn in_two_steps(&self, access: &Access, strict: &Prediction) -> Option<(Known, Prediction)> {
         let faults = access.kind == Kind::Update && strict.result.is_err();
         if !faults || !self.checks.deviations.expects(UPDATE_READS_FIRST) {
             return None;
@@ -136,15 +139,29 @@ impl<'a> Matrix<'a> {
         let read = self.model.predict(self.runner.space().root, &access);
         let mut both = Prediction { result: read.result.and(strict.result), ..read };
         both.steps[0].may |= strict.steps[0].may;
-        Some(both)
+        Some((UPDATE_READS_FIRST, both))
+    }
+
+    /// What comes of the processor's own access at privilege level 3, where RFLAGS.AC counts.
+    fn with_ac(&self, access: &Access, strict: &Prediction) -> Option<(Known, Prediction)> {
+        let Model { controls, .. } = self.model;
+        let implicit = access.kind == Kind::Descriptor && access.ac && controls.smap;
+        let declared = self.checks.deviations.expects(AC_SUSPENDS_IMPLICIT);
+        if !implicit || strict.result.is_ok() || !declared {
+            return None;
+        }
+        let model = Model { controls: Controls { smap: false, ..controls }, ..self.model };
+        let mut other = model.predict(self.runner.space().root, access);
+        other.steps[0].may |= strict.steps[0].may;
+        Some((AC_SUSPENDS_IMPLICIT, other))
     }
 
     fn check(&mut self, access: &Access, expected: &Expected, outcome: &Outcome, data: u64) {
         let mut prediction = expected.strict;
         let strict = prediction.agrees(access, outcome)
             && prediction.wrong_entry(self.model.format).is_none();
-        if let (false, Some(other)) = (strict, expected.in_two_steps) {
-            self.checks.deviations.see(UPDATE_READS_FIRST);
+        if let (false, Some((known, other))) = (strict, expected.otherwise) {
+            self.checks.deviations.see(known);
             prediction = other;
         }
         if !self.judge(access, &prediction, outcome) {
