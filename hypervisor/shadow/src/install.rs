@@ -177,8 +177,11 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         self.pool.push_back(List::Active, page);
         self.pool.active += 1;
         if !role.is_direct() {
-            self.pool.meta_mut(page).epoch = self.account(page);
-            self.await_epoch(page)?;
+            let epoch = self.account(page);
+            if epoch != 0 {
+                self.pool.meta_mut(page).epoch = epoch;
+                self.await_epoch(page)?;
+            }
         }
         Ok(page)
     }
@@ -291,11 +294,18 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
                 return Ok(child);
             }
         }
-        self.link_child(node, gfn, role)
+        self.link_child(node, spte, gfn, role)
     }
 
-    fn link_child(&mut self, node: Node, gfn: u64, role: Role) -> Result<PageNo, Shortage> {
-        if self.spte(node) != 0 {
+    /// Puts another child in the place of `spte`.
+    fn link_child(
+        &mut self,
+        node: Node,
+        spte: u64,
+        gfn: u64,
+        role: Role,
+    ) -> Result<PageNo, Shortage> {
+        if spte != 0 {
             // What hung below may live on in TLBs far beyond this one address.
             self.drop_entry(node);
             self.open_epoch();

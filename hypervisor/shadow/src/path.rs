@@ -34,6 +34,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     ///
     /// Where A is set along the way, nobody asks yet whether the leaf permits the access:
     /// such entries may be cached, which is all that is done here.
+    #[inline(never)]
     pub(crate) fn build_path<F: GuestFormat>(
         &mut self,
         id: VcpuId,
@@ -65,7 +66,8 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     }
 
     /// The entry for `gva` in guest table `table`, if it points at a table.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "twice in a fault that makes a table")]
     fn step<F: GuestFormat>(
         &self,
         control: &Control,

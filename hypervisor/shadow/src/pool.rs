@@ -185,7 +185,8 @@ impl Pool {
     }
 
     /// Appends the whole active list to the stale list, in a constant number of steps.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "most of a zap-all, which calls it once")]
     pub(crate) fn splice_active_to_stale(&mut self) {
         let Meta { next: first, prev: last, .. } = *self.meta(List::Active.sentinel());
         if first == List::Active.sentinel() {
@@ -295,10 +296,10 @@ impl Pool {
 
     fn mark(&mut self, page: PageNo, free: bool) {
         let slab = &mut self.slabs[usize::from(self.metas[page.index()].slab)];
-        let bit = (page.0 - slab.first.0) as usize;
-        if let Some(mut slot) = slab.free.get_mut(bit) {
-            *slot = free;
-        }
+        // A slab has 64 pages: as many as the word has bits.
+        let [word] = &mut slab.free.data;
+        let at = (page.0 - slab.first.0) % u64::BITS;
+        *word = *word & !(1 << at) | u64::from(free) << at;
     }
 
     /// Zeroes those lines of a page's table that may hold entries.

@@ -59,7 +59,8 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         self.put_first(node, child.0, next);
     }
 
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "once or twice in every fault")]
     pub(crate) fn put_first(&mut self, node: Node, reference: u32, next: Node) {
         self.set_link(node, Link::first(reference, next));
         if !next.is_none() {

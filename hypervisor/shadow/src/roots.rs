@@ -12,6 +12,7 @@ use crate::page::PageNo;
 use crate::paging::entry::{FRAME, PRESENT};
 use crate::paging::{Control, check_cr3, check_pdpte, root_frame};
 use crate::policy::ZapPolicy;
+use crate::pool::Pool;
 use crate::registers::{Cr0, Cr4, PagingMode, RegisterFault, Registers, RootFormat};
 use crate::role::{ALL_RIGHTS, Role};
 
@@ -43,6 +44,26 @@ impl Vcpu {
         let at = if self.control.mode.is_long() { 0 } else { (gva.as_u64() >> 30 & 3) as usize };
         let page = self.roots[at];
         (self.loaded && !page.is_none()).then_some(page)
+    }
+
+    /// Releases the roots.
+    #[inline]
+    fn unload(&mut self, pool: &mut Pool) {
+        let mut release = |root: &mut PageNo| {
+            let page = core::mem::replace(root, PageNo::NONE);
+            if !page.is_none() {
+                let meta = pool.meta_mut(page);
+                meta.pins = meta.pins.saturating_sub(1);
+            }
+        };
+        let [first, others @ ..] = &mut self.roots;
+        release(first);
+        // In long mode there is but one: the other places were emptied when it began.
+        if !self.control.mode.is_long() {
+            others.iter_mut().for_each(release);
+        }
+        self.loaded = false;
+        self.flush = TlbFlush::All;
     }
 
     /// What hardware's CR3 must hold.
@@ -215,16 +236,13 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// Releases the vCPU's roots.
     #[inline]
     pub(crate) fn unload(&mut self, id: VcpuId) {
-        let vcpu = &mut self.vcpus[id.index()];
-        for root in &mut vcpu.roots {
-            let page = core::mem::replace(root, PageNo::NONE);
-            if !page.is_none() {
-                let meta = self.pool.meta_mut(page);
-                meta.pins = meta.pins.saturating_sub(1);
-            }
-        }
-        vcpu.loaded = false;
-        vcpu.flush = TlbFlush::All;
+        self.vcpus[id.index()].unload(&mut self.pool);
+    }
+
+    /// Releases every vCPU's roots.
+    #[inline]
+    pub(crate) fn unload_all(&mut self) {
+        self.vcpus.iter_mut().for_each(|vcpu| vcpu.unload(&mut self.pool));
     }
 
     /// Takes the root away from every vCPU that has `page` as one.

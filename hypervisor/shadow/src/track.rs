@@ -53,19 +53,17 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             self.untracked = true;
             return 0;
         };
+        let [frame, mid, big] = [1, 2, 3].map(|level| slot.head_index(gfn, level));
+        let frame = slot.heads.frame_mut(frame);
         // Tracked when the last zap-all began, and nothing lost the right to write since:
         // then no TLB has a writable translation, whoever has not flushed for the zap. So
         // vCPUs rebuild what they had without waiting for each other.
         let was_tracked = P::TAGGED
             && self.removal_epoch == self.zap_epoch
-            && slot.heads.get(slot.head_index(gfn, 1)).count.before(tag, Self::TAG_MASK) > 0;
-        let [frame, mid, big] = [1, 2, 3].map(|level| slot.head_index(gfn, level));
+            && frame.as_ref().is_some_and(|heads| heads.count.before(tag, Self::TAG_MASK) > 0);
         let begin = |heads: Option<&mut Heads>| heads.is_some_and(|heads| heads.begin_count(tag));
-        let mapped = [
-            begin(slot.heads.frame_mut(frame)),
-            begin(slot.heads.range_mut(mid)),
-            begin(slot.heads.range_mut(big)),
-        ];
+        let mapped =
+            [begin(frame), begin(slot.heads.range_mut(mid)), begin(slot.heads.range_mut(big))];
         self.pool.meta_mut(page).tracked = true;
         if mapped == [false; 3] && !self.tlb_dirty {
             return if was_tracked { 0 } else { self.removal_epoch };

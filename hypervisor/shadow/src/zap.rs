@@ -5,7 +5,7 @@
 //! head that could lead to a stale page reads as empty from then on. The policies of 2013
 //! have heads without tags, and take stale pages apart entry by entry sooner or later.
 
-use crate::flush::{FlushPromise, VcpuId};
+use crate::flush::FlushPromise;
 use crate::generation::NO_GENERATION;
 use crate::memory::Machine;
 use crate::mmu::Mmu;
@@ -84,16 +84,16 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         if self.pool.active == 0 {
             return self.promise();
         }
-        self.tlb_dirty = true;
-        let epoch = self.open_epoch();
+        // Every right is taken away, so that this is what a removal waits for, too.
+        let epoch = self.clock.open();
+        self.tlb_dirty = false;
+        self.removal_epoch = epoch;
         self.zap_epoch = epoch;
         self.generation.bump(epoch, Self::TAG_MASK);
         if P::TAGGED && self.generation.tag() == 0 {
             self.rebase();
         }
-        for at in 0..self.vcpus.len() {
-            self.unload(VcpuId(at as u16));
-        }
+        self.unload_all();
         self.stats.mmu_shadow_zapped += u64::from(self.pool.active);
         self.pool.splice_active_to_stale();
         self.unsync.clear();

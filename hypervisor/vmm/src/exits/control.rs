@@ -230,11 +230,15 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let tagged = self.vcpu.control(ControlRegister::Cr4) & Cr4::PCIDE.bits() != 0;
         let value = if tagged { value & !CR3_NO_FLUSH } else { value };
         let width = self.physical_bits;
-        if long && value >> width != 0 {
-            return Err(Refused);
+        if long {
+            if value >> width != 0 {
+                return Err(Refused);
+            }
+            self.translation.root_changed(value).map_err(|_| Refused)?;
+        } else {
+            let registers = PagingRegisters { cr3: value, ..self.paging_registers() };
+            self.tell_translation(ControlRegister::Cr3, registers)?;
         }
-        let registers = PagingRegisters { cr3: value, ..self.paging_registers() };
-        self.tell_translation(ControlRegister::Cr3, registers)?;
         self.vcpu.set_control(ControlRegister::Cr3, value);
         Ok(())
     }

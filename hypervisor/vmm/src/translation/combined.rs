@@ -140,6 +140,12 @@ impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Translation for Combined<F, 
     }
 
     #[inline]
+    fn root_changed(&mut self, cr3: u64) -> Result<(), RegisterFault> {
+        self.settled = false;
+        active!(self, tables => tables.root_changed(cr3))
+    }
+
+    #[inline]
     fn invalidate(&mut self, gva: Gva) {
         self.settled = false;
         active!(self, tables => tables.invalidate(gva));

@@ -48,6 +48,10 @@ pub trait Translation {
         registers: Registers,
     ) -> Result<(), RegisterFault>;
 
+    /// As [`Self::registers_changed`] for a load of CR3 in long mode, where nothing but its
+    /// value matters: kernels do this all the time.
+    fn root_changed(&mut self, cr3: u64) -> Result<(), RegisterFault>;
+
     /// The guest executed INVLPG for `gva`.
     fn invalidate(&mut self, gva: Gva);
 

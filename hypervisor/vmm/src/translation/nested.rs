@@ -233,6 +233,12 @@ impl<F: NestedFormat, A: TableFrames> Translation for Nested<F, A> {
         Ok(())
     }
 
+    fn root_changed(&mut self, _: u64) -> Result<(), RegisterFault> {
+        self.owed.flush = Some(FlushScope::All);
+        self.stats.flushes += 1;
+        Ok(())
+    }
+
     /// No flush of a single address reaches combined translations on every CPU.
     fn invalidate(&mut self, _: Gva) {
         self.owed.flush = Some(FlushScope::All);

@@ -205,6 +205,12 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
     }
 
     #[inline]
+    fn root_changed(&mut self, cr3: u64) -> Result<(), RegisterFault> {
+        let vcpu = self.vcpu;
+        self.outside().set_cr3(vcpu, cr3)
+    }
+
+    #[inline]
     fn invalidate(&mut self, gva: Gva) {
         let vcpu = self.vcpu;
         self.outside().invlpg(vcpu, gva);
