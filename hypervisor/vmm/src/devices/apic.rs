@@ -1,7 +1,7 @@
 //! The local APIC of the machine's one processor.
 //!
 //! Registers have the numbers of the x2APIC's MSRs less 0x800, which are the offsets in
-//! the page at 0xfee0_0000 divided by 16; [`extended`] is the way to them by MSRs.
+//! the page at 0xfee0_0000 divided by 16; `extended` is the way to them by MSRs.
 //!
 //! It starts as firmware leaves it: software-enabled, the 8259 pair behind LINT0
 //! ("virtual wire"), NMI at LINT1. Its timer counts 1 GHz divided as programmed.
