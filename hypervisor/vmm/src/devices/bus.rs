@@ -1,14 +1,18 @@
 //! Which device answers a port or an address, and what that means to the host.
 
+mod effect;
+
+pub use effect::Effect;
+
 use super::cmos::{self, Cmos};
 use super::i8042::I8042;
-use super::irq::{APIC_BASE, Asked, Interrupts, line};
+use super::irq::{APIC_BASE, Interrupts, line};
 use super::mmio_test::MmioTest;
 use super::pci::Pci;
 use super::pit::Pit;
 use super::post::PostCodes;
 use super::power::{self, Power};
-use super::reset::{ResetLine, ResetPorts};
+use super::reset::ResetPorts;
 use super::time::Now;
 use super::uart::Uart;
 use super::unknown::{UnknownPorts, all_ones};
@@ -23,53 +27,6 @@ const COM1_LAST: u16 = port::COM1 + 7;
 
 /// The I/O APIC's page.
 const IO_APIC: u64 = 0xfec0_0000;
-
-/// What a write asks of the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Effect {
-    /// Nothing.
-    None,
-    /// The guest ended with this status, 0 for success.
-    Exit {
-        /// What it wrote to an exit port.
-        status: u32,
-    },
-    /// The guest wrote this to the port that ends a benchmark's run.
-    EndOfRun {
-        /// 0 for success, unless the guest said before that it is done.
-        status: u32,
-    },
-    /// Show a byte written to the debug console.
-    Print(u8),
-    /// Show a byte sent over the serial line.
-    Serial(u8),
-    /// Carry out a benchmark command.
-    Bench(bench::Command),
-    /// Deliver an NMI.
-    RaiseNmi,
-    /// CR8 has this value now: the task priority was written in memory.
-    Priority(u8),
-    /// The guest pulled its processor's reset line.
-    Reset,
-    /// The guest switched the machine off.
-    PowerOff,
-    /// Carry out a hypercall of uhyve.
-    Uhyve {
-        /// Which.
-        call: HypercallAddress,
-        /// The guest-physical address of its parameters, or its only one.
-        argument: u32,
-    },
-}
-
-impl Effect {
-    /// The first of two that is something. No access reaches two devices that both
-    /// have effects on the host.
-    fn or(self, other: Self) -> Self {
-        if self == Self::None { other } else { self }
-    }
-}
 
 /// What of the machine can be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,7 +224,7 @@ impl Devices {
     pub fn write_apic_msr(&mut self, number: u8, value: u64, now: Now) -> Option<Effect> {
         let asked = self.interrupts.write_apic_msr(number, value, now)?;
         self.update_deadline();
-        Some(apic_effect(asked))
+        Some(Effect::of_apic(asked))
     }
 
     fn read_byte(&mut self, port: u16, now: Now) -> u8 {
@@ -318,9 +275,11 @@ impl Devices {
             0x41 | 0x42 if self.has(DeviceSet::L3) => self.write_pit(port, value, now),
             0x61 if self.has(DeviceSet::L3) => self.pit.write_port_b(value, now),
             0x60 | 0x64 if self.has(DeviceSet::L3) => return self.write_i8042(port, value),
-            0x92 if self.has(DeviceSet::L3) => return reset_effect(self.reset.write_port_a(value)),
+            0x92 if self.has(DeviceSet::L3) => {
+                return Effect::of_reset(self.reset.write_port_a(value));
+            }
             0xcf9 if self.has(DeviceSet::L3) => {
-                return reset_effect(self.reset.write_control(value));
+                return Effect::of_reset(self.reset.write_control(value));
             }
             0x70 => self.cmos.select(value),
             0x71 => {
@@ -390,7 +349,7 @@ impl Devices {
     fn write_apic(&mut self, offset: u64, value: u32, now: Now) -> Effect {
         let asked = self.interrupts.write_apic((offset >> 4) as u8, value, now);
         self.update_deadline();
-        apic_effect(asked)
+        Effect::of_apic(asked)
     }
 
     #[inline]
@@ -435,7 +394,7 @@ impl Devices {
             _ => self.i8042.write_command(value),
         };
         self.update_i8042();
-        reset_effect(line)
+        Effect::of_reset(line)
     }
 
     fn update_i8042(&mut self) {
@@ -489,21 +448,6 @@ const fn is_byte_wide(port: u16) -> bool {
             | 0x3c0..=0x3df
             | port::BENCH_NOP..=port::RAISE_NMI
     )
-}
-
-const fn apic_effect(asked: Asked) -> Effect {
-    match asked {
-        Asked::Nothing => Effect::None,
-        Asked::Nmi => Effect::RaiseNmi,
-        Asked::Priority(priority) => Effect::Priority(priority),
-    }
-}
-
-const fn reset_effect(line: ResetLine) -> Effect {
-    match line {
-        ResetLine::Idle => Effect::None,
-        ResetLine::Pulled => Effect::Reset,
-    }
 }
 
 #[cfg(test)]
