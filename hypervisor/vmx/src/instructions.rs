@@ -1,4 +1,4 @@
-//! Each privileged instruction, wrapped once.
+//! Each privileged instruction, wrapped once; those that AMD has too in `anchorite-cpu`.
 //!
 //! The functions are safe to call where a wrong argument can at worst spoil the
 //! guest, and `unsafe` where it could reach the host's memory or state. All of them
@@ -10,11 +10,14 @@
 
 use crate::FieldSource;
 use anchorite_addr::HpaPage;
-use anchorite_vcpu::StateArea;
+pub(crate) use anchorite_cpu::{
+    compacted, cpuid, cpuid_subleaf, cr0, legacy_state, pkru, rdmsr, restore_extended,
+    save_extended, set_cr0, set_cr2, set_xcr0, wrmsr, xcr0,
+};
 use core::arch::asm;
 use x86::bits64::vmx;
 use x86::dtables::{self, DescriptorTablePointer};
-use x86::{controlregs, debugregs, msr};
+use x86::{controlregs, debugregs};
 
 /// The VMCS that is current on this CPU.
 #[derive(Clone, Copy, Debug)]
@@ -134,64 +137,10 @@ pub(crate) fn invvpid(what: Invvpid) -> bool {
     failed == 0
 }
 
-/// EAX, EBX, ECX, EDX of CPUID with this leaf and subleaf 0.
-pub(crate) fn cpuid(leaf: u32) -> [u32; 4] {
-    cpuid_subleaf(leaf, 0)
-}
-
-/// The same of any subleaf.
-pub(crate) fn cpuid_subleaf(leaf: u32, subleaf: u32) -> [u32; 4] {
-    // SAFETY: every CPU that runs 64-bit code has CPUID.
-    #[allow(unused_unsafe, reason = "safe from Rust 1.94 on")]
-    let result = unsafe { core::arch::x86_64::__cpuid_count(leaf, subleaf) };
-    [result.eax, result.ebx, result.ecx, result.edx]
-}
-
-/// Reads an MSR.
-///
-/// # Safety
-/// The CPU has it; else the host takes a #GP.
-pub(crate) unsafe fn rdmsr(index: u32) -> u64 {
-    // SAFETY: the caller's promise.
-    unsafe { msr::rdmsr(index) }
-}
-
-/// Writes an MSR.
-///
-/// # Safety
-/// The CPU has it, it takes the value, and the host does not depend on it.
-pub(crate) unsafe fn wrmsr(index: u32, value: u64) {
-    // SAFETY: the caller's promise.
-    unsafe { msr::wrmsr(index, value) }
-}
-
-/// CR0, all bits.
-pub(crate) fn cr0() -> u64 {
-    let value: u64;
-    // SAFETY: ring 0; reading has no effect. (The `x86` crate drops unknown bits.)
-    unsafe { asm!("mov {}, cr0", out(reg) value, options(nomem, nostack, preserves_flags)) };
-    value
-}
-
-/// Sets CR0.
-///
-/// # Safety
-/// The host goes on working with these bits.
-pub(crate) unsafe fn set_cr0(value: u64) {
-    // SAFETY: the caller's promise.
-    unsafe { asm!("mov cr0, {}", in(reg) value, options(nostack, preserves_flags)) };
-}
-
 /// CR2.
 pub(crate) fn cr2() -> u64 {
     // SAFETY: ring 0; reading has no effect.
     unsafe { controlregs::cr2() as u64 }
-}
-
-/// Sets CR2, which means nothing to the host outside its own page-fault handler.
-pub(crate) fn set_cr2(value: u64) {
-    // SAFETY: ring 0; CR2 is only a record of the last page fault.
-    unsafe { controlregs::cr2_write(value) }
 }
 
 /// CR3.
@@ -300,106 +249,4 @@ pub(crate) fn enable_interrupts() {
 pub(crate) fn handle_nmi() {
     // SAFETY: ring 0; vector 2 has a handler as in any host that takes NMIs.
     unsafe { asm!("int 2") };
-}
-
-/// XCR0.
-///
-/// To be called only where the host's CR4.OSXSAVE is set.
-pub(crate) fn xcr0() -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: OSXSAVE is set by the caller's promise; reading has no effect.
-    unsafe {
-        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high,
-            options(nomem, nostack, preserves_flags));
-    }
-    u64::from(high) << 32 | u64::from(low)
-}
-
-/// Sets XCR0.
-///
-/// To be called only where the host's CR4.OSXSAVE is set, with a value that the CPU
-/// takes.
-pub(crate) fn set_xcr0(value: u64) {
-    // SAFETY: the caller's promise; the host executes no instruction that depends on
-    // XCR0 but those below.
-    unsafe {
-        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,
-            options(nostack, preserves_flags));
-    }
-}
-
-/// PKRU.
-///
-/// To be called only where the host's CR4.PKE is set.
-pub(crate) fn pkru() -> u32 {
-    let value;
-    // SAFETY: PKE is set by the caller's promise; reading has no effect.
-    unsafe {
-        asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _,
-            options(nomem, nostack, preserves_flags));
-    }
-    value
-}
-
-/// Saves the registers of `states`, or x87 and SSE where that is 0.
-pub(crate) fn save_extended(area: &mut StateArea, states: u64) {
-    let cr0 = cr0();
-    // SAFETY: ring 0; the area is aligned to 64 and holds all that `Extended::states`
-    // can have. CR0.TS would make the instructions trap; it is put back.
-    unsafe {
-        asm!("clts", options(nostack));
-        if states == 0 {
-            asm!("fxsave64 [{}]", in(reg) area, options(nostack));
-        } else {
-            set_xcr0(states);
-            asm!("xsave64 [{}]", in(reg) area, in("eax") states as u32,
-                in("edx") (states >> 32) as u32, options(nostack));
-        }
-        set_cr0(cr0);
-    }
-}
-
-/// Loads the registers of `area`, saves them in the compacted format, and initializes
-/// them.
-///
-/// To be called only where CPUID shows XSAVEC.
-pub(crate) fn compacted(area: &StateArea, states: u64) -> StateArea {
-    restore_extended(area, states);
-    let mut compacted = StateArea::INITIAL;
-    let cr0 = cr0();
-    // SAFETY: as in `save_extended`; the compacted format is no longer than the other.
-    unsafe {
-        asm!("clts", options(nostack));
-        asm!("xsavec64 [{}]", in(reg) &raw mut compacted, in("eax") states as u32,
-            in("edx") (states >> 32) as u32, options(nostack));
-        set_cr0(cr0);
-    }
-    restore_extended(&StateArea::INITIAL, states);
-    compacted
-}
-
-/// The x87 and SSE registers.
-pub(crate) fn legacy_state() -> StateArea {
-    let mut area = StateArea::INITIAL;
-    save_extended(&mut area, 0);
-    area
-}
-
-/// Loads the registers of `states`, or x87 and SSE where that is 0.
-pub(crate) fn restore_extended(area: &StateArea, states: u64) {
-    let cr0 = cr0();
-    // SAFETY: ring 0; the area was written by the same instructions or is the initial
-    // one, so its header and MXCSR are valid. CR0.TS is put back. The host holds no
-    // floating-point instruction that could miss its own values.
-    unsafe {
-        asm!("clts", options(nostack));
-        if states == 0 {
-            asm!("fxrstor64 [{}]", in(reg) area, options(nostack));
-        } else {
-            set_xcr0(states);
-            asm!("xrstor64 [{}]", in(reg) area, in("eax") states as u32,
-                in("edx") (states >> 32) as u32, options(nostack));
-        }
-        set_cr0(cr0);
-    }
 }

@@ -19,9 +19,10 @@ const FUNCTION_LIMIT: usize = 70;
 const FILE_LIMIT: usize = 500;
 
 /// Who may opt in to `unsafe`; every other crate forbids it.
-const UNSAFE: [&str; 7] = [
+const UNSAFE: [&str; 8] = [
     "anchorite-platform",
     "anchorite-image",
+    "anchorite-cpu",
     "anchorite-vmx",
     "anchorite-svm",
     "anchorite-guests",

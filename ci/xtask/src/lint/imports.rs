@@ -9,14 +9,15 @@ use crate::error::Result;
 use crate::workspace::{Metadata, Package};
 
 /// Our crates, lowest layer first, each with those of ours it may use.
-const OURS: [(&str, &[&str]); 13] = [
+const OURS: [(&str, &[&str]); 14] = [
     ("anchorite-addr", &[]),
     ("anchorite-abi", &[]),
     ("anchorite-shadow", &["anchorite-addr"]),
     ("anchorite-vcpu", &["anchorite-addr"]),
     ("anchorite-loader", &["anchorite-addr", "anchorite-abi"]),
-    ("anchorite-vmx", &["anchorite-vcpu", "anchorite-addr"]),
-    ("anchorite-svm", &["anchorite-vcpu", "anchorite-addr"]),
+    ("anchorite-cpu", &["anchorite-vcpu"]),
+    ("anchorite-vmx", &["anchorite-cpu", "anchorite-vcpu", "anchorite-addr"]),
+    ("anchorite-svm", &["anchorite-cpu", "anchorite-vcpu", "anchorite-addr"]),
     ("anchorite-vmm", &["anchorite-shadow", "anchorite-vcpu", "anchorite-abi", "anchorite-addr"]),
     (
         "anchorite-platform",
@@ -46,7 +47,7 @@ const OURS: [(&str, &[&str]); 13] = [
 const OUTSIDE: [(&str, &[&str]); 4] = [
     ("hermit-kernel", &["anchorite-platform", "anchorite-hermit-guests"]),
     ("talc", &["anchorite-platform"]),
-    ("x86", &["anchorite-platform", "anchorite-vmx", "anchorite-svm"]),
+    ("x86", &["anchorite-platform", "anchorite-cpu", "anchorite-vmx", "anchorite-svm"]),
     ("log", &["anchorite-platform", "anchorite-image", "anchorite-hermit-guests"]),
 ];
 
