@@ -125,9 +125,8 @@ impl Files {
 
     /// Closes. EBADF.
     pub fn close(&mut self, descriptor: i32) -> Result<(), Errno> {
-        self.descriptor(descriptor)?;
-        self.open[(descriptor - FIRST_DESCRIPTOR) as usize] = None;
-        Ok(())
+        let slot = place(descriptor).and_then(|place| self.open.get_mut(place));
+        slot.and_then(Option::take).map(|_| ()).ok_or(Errno(EBADF))
     }
 
     /// Removes a file, which is never possible: EROFS, or ENOENT.
@@ -142,15 +141,18 @@ impl Files {
     }
 
     fn descriptor(&self, descriptor: i32) -> Result<Open, Errno> {
-        let index = usize::try_from(i64::from(descriptor) - i64::from(FIRST_DESCRIPTOR));
-        let open = index.ok().and_then(|index| self.open.get(index).copied().flatten());
+        let open = place(descriptor).and_then(|place| self.open.get(place).copied().flatten());
         open.ok_or(Errno(EBADF))
     }
 
     fn slot(&mut self, descriptor: i32) -> Option<&mut Open> {
-        let index = usize::try_from(descriptor.checked_sub(FIRST_DESCRIPTOR)?).ok()?;
-        self.open.get_mut(index)?.as_mut()
+        self.open.get_mut(place(descriptor)?)?.as_mut()
     }
+}
+
+/// Where in [`Files::open`] a descriptor stands.
+fn place(descriptor: i32) -> Option<usize> {
+    usize::try_from(descriptor.checked_sub(FIRST_DESCRIPTOR)?).ok()
 }
 
 fn last_component(path: &str) -> &str {
