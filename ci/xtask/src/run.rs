@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anchorite_abi::text::Encoded;
@@ -179,8 +180,14 @@ fn machine_memory(args: &RunArgs, options: &Options<'_>, modules: &[Module]) -> 
     if args.boot == Boot::Uefi { memory.max(UEFI_MIB) } else { memory }
 }
 
+/// Held while a guest's files are fetched and made: runs side by side may want the same ones, and
+/// apt-get's folders are all runs'.
+static PREPARING: Mutex<()> = Mutex::new(());
+
 /// The guest first, then its modules: those it comes with, or the given ones in their place.
 fn modules(args: &GuestArgs, guest: &Guest, from: &Path) -> Result<Vec<Module>> {
+    // A panic under it has spoiled nothing: every file appears when it is complete.
+    let _alone = PREPARING.lock().unwrap_or_else(PoisonError::into_inner);
     let arguments = args.append.as_deref().unwrap_or(guest.default_arguments(devices(args, guest)));
     let mut modules = vec![module(&guest.file()?, arguments)];
     if args.module.is_empty() {
