@@ -1,8 +1,11 @@
 #!/bin/sh
 # Lints, then all tests: on the host, then every guest of ci/matrix.toml in the emulators. Without
-# arguments also the quick experiment, for what it checks and not for its verdict.
+# arguments also the fuzz targets for a few seconds each, and the quick experiment, for what it
+# checks and not for its verdict.
 set -eu
 . "$(dirname "$0")/cargo.sh"
 xtask lint
 xtask test "$@"
-[ $# -gt 0 ] || xtask experiment --quick --policy batch --policy quota --policy reuse --policy tagged
+[ $# -gt 0 ] && exit
+xtask fuzz --seconds 10
+xtask experiment --quick --policy batch --policy quota --policy reuse --policy tagged

@@ -28,6 +28,8 @@ pub(crate) enum Verb {
     Run(RunArgs),
     /// Run the host's tests, then the guests of ci/matrix.toml
     Test(TestArgs),
+    /// Give libFuzzer every fuzz target for a while
+    Fuzz(FuzzArgs),
     /// Count instructions and compare with ci/baselines
     Bench(BenchArgs),
     /// Run a benchmark under another hypervisor on the same emulated machine
@@ -157,6 +159,16 @@ pub(crate) struct TestArgs {
     /// Emulators at the same time [default: up to 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) jobs: Option<u8>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FuzzArgs {
+    /// Only the targets whose name contains FILTER
+    #[arg(value_name = "FILTER", default_value = "")]
+    pub(crate) filter: String,
+    /// How long each target is tried
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86400))]
+    pub(crate) seconds: u32,
 }
 
 #[derive(Clone, Debug, Args)]

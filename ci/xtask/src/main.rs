@@ -7,6 +7,7 @@
 //! | `run` | [`run`] on [`emulator`], told by [`cmdline`], ended by a [`verdict`] |
 //! | | packaged guests: [`guest`], from [`debian`], with an [`initramfs`] |
 //! | `test` | [`mod@test`]: the host's tests, then [`matrix`] |
+//! | `fuzz` | [`mod@fuzz`]: libFuzzer on every fuzz target |
 //! | `bench` | [`mod@bench`]: instruction counts against `ci/baselines` |
 //! | `peer` | [`peer`]: the same benchmark under another hypervisor |
 //! | `experiment` | [`mod@experiment`]: the zap policies against each other |
@@ -22,6 +23,7 @@ mod emulator;
 mod error;
 mod experiment;
 mod freestanding;
+mod fuzz;
 mod guest;
 mod initramfs;
 mod iso;
@@ -69,6 +71,7 @@ fn dispatch(verb: Verb) -> Result<u8> {
         Verb::Image(args) => run::write_image(&workspace, &args, &from)?,
         Verb::Run(args) => return run::run(&workspace, &args, &from),
         Verb::Test(args) => test::test(&workspace, &args, &from)?,
+        Verb::Fuzz(args) => fuzz::fuzz(&workspace, &args)?,
         Verb::Bench(args) => bench::bench(&workspace, &args, &from)?,
         Verb::Peer(args) => peer::peer(&workspace, &args, &from)?,
         Verb::Experiment(args) => experiment::experiment(&workspace, &args, &from)?,

@@ -29,10 +29,11 @@ pub(crate) enum Need {
     Firmware,
     Valgrind,
     Fonts,
+    Fuzz,
 }
 
 impl Need {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Compiler,
         Self::Qemu,
         Self::Bochs,
@@ -40,6 +41,7 @@ impl Need {
         Self::Firmware,
         Self::Valgrind,
         Self::Fonts,
+        Self::Fuzz,
     ];
 
     fn list(self) -> &'static str {
@@ -51,6 +53,7 @@ impl Need {
             Self::Firmware => include_str!("../../packages/firmware.txt"),
             Self::Valgrind => include_str!("../../packages/valgrind.txt"),
             Self::Fonts => include_str!("../../packages/fonts.txt"),
+            Self::Fuzz => include_str!("../../packages/fuzz.txt"),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Takes the input for a sequence of operations, carried out on the engine and on the reference:
-//! `cargo +nightly fuzz run operations` in `hypervisor/shadow`.
+//! `cargo xtask fuzz operations`.
 #![no_main]
 
 use anchorite_shadow::AnyMmu;
