@@ -175,6 +175,16 @@ mod tests {
         assert_eq!(directory.look_up(&metas, 5, metas[0].role, 4, 3), Found::Stale(PageNo(0)));
         assert_eq!(directory.look_up(&metas, 5, metas[0].role, 4, 2), Found::Twin);
         assert_eq!(directory.look_up(&metas, 6, metas[0].role, 4, 3), Found::None);
+        assert_eq!(directory.look_up(&metas, 5, meta(5, 2, 2).role, 4, 3), Found::None);
+    }
+
+    #[test]
+    fn a_stale_page_is_offered_whichever_twin_comes_first() {
+        for (generations, usable) in [([2, 3], 0), ([3, 2], 1)] {
+            let metas = generations.map(|generation| meta(5, 1, generation));
+            let found = directory(&metas).look_up(&metas, 5, metas[0].role, 4, 3);
+            assert_eq!(found, Found::Stale(PageNo(usable)));
+        }
     }
 
     /// Seen to fail when a page is inserted behind its twins.
