@@ -34,6 +34,7 @@ struct Feature {
 }
 
 const FEATURES: &[Feature] = &[
+    feature("lm", (0x8000_0001, 3, 29), paging::root_width, |_, _| {}),
     feature("pge", (1, 3, 13), |r, _| paging::global_pages(r), |r, _| refused(r, CR4_PGE)),
     feature("pse-36", (1, 3, 17), |r, _| paging::pse_36(r), |_, _| {}),
     feature("nx", (0x8000_0001, 3, 20), |r, _| rights::no_execute(r), |r, _| rights::no_nxe(r)),
@@ -93,6 +94,7 @@ fn run(boot: &BootInfo) -> Status {
         let checks = if shown { feature.works } else { feature.faults };
         checks(&mut report, listed("silent", name));
     }
+    rights::privileged(&mut report);
     never_shown(&mut report);
     report.finish()
 }

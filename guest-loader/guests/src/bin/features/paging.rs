@@ -38,6 +38,21 @@ pub(crate) fn global_pages(report: &mut Report) {
     map(4, 0, WRITABLE);
 }
 
+/// Bits of CR3 from the physical width on are reserved, and bit 63 without PCIDs (Intel SDM
+/// vol. 3, 4.5, "MOV to CR3"). `silent`: the processor takes them, and nobody intercepts the load.
+pub(crate) fn root_width(report: &mut Report, silent: bool) {
+    if silent {
+        return report.skip("reserved bits of CR3", "the processor takes them");
+    }
+    let (before, width) = (read_cr3(), cpuid(0x8000_0008, 0).eax & 0xff);
+    for bit in width..64 {
+        // SAFETY: must be refused; one that is taken by mistake leads to tables in no memory.
+        let written = unsafe { write_cr3(before | 1 << bit) };
+        report.same(format_args!("CR3 with bit {bit}"), written, Err(Exception::PROTECTION));
+        report.equal("CR3 after a refused load", read_cr3(), before);
+    }
+}
+
 /// The directory's entry 256 maps 4 GiB, where there is no memory, entry 257 address 0.
 pub(crate) fn pse_36(report: &mut Report) {
     const ABOVE: u64 = 256 << 22;

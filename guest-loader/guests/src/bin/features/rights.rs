@@ -162,3 +162,22 @@ pub(crate) fn umip(report: &mut Report) {
         report.equal("and what it stores", word & 1, 1);
     });
 }
+
+/// What a user may not execute, whatever the processor has: each is refused before it does
+/// anything, and before a hypervisor that intercepts it hears of it.
+pub(crate) fn privileged(report: &mut Report) {
+    let instructions: [(&str, &[u8]); 8] = [
+        ("INVLPG", &[0x0f, 0x01, 0x7c, 0x24, 0xe0]),
+        ("read of CR3", &[0x0f, 0x20, 0xd8]),
+        ("write of CR3", &[0x0f, 0x22, 0xd8]),
+        ("CLTS", &[0x0f, 0x06]),
+        ("HLT", &[0xf4]),
+        ("RDMSR", &[0x0f, 0x32]),
+        ("INVD", &[0x0f, 0x08]),
+        ("WBINVD", &[0x0f, 0x09]),
+    ];
+    for (name, bytes) in instructions {
+        let vector = user::vector_of(bytes);
+        report.equal(format_args!("a user's {name}"), vector, vector::PROTECTION);
+    }
+}
