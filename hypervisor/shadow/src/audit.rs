@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use anchorite_addr::Hpa;
 
+use crate::directory::Found;
 use crate::heads::Heads;
 use crate::memory::Machine;
 use crate::mmu::Mmu;
@@ -16,7 +17,7 @@ use crate::paging::entry::{
 use crate::policy::ZapPolicy;
 use crate::pool::{FIRST_PAGE, List};
 use crate::role::{EXEC, Rights, USER, WRITE};
-use crate::slots::Slot;
+use crate::slot::Slot;
 
 /// A broken invariant, as `audit` found it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +86,6 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         check(listed(List::Active) == pool.active as usize, 8, "active list", none, 0)?;
         check(listed(List::Stale) == pool.stale as usize, 8, "stale list", none, 0)?;
         check(listed(List::Limbo) == limbo as usize, 8, "limbo list", none, 0)?;
-        check(listed(List::Free) == free as usize, 8, "free list", none, 0)?;
         self.check_listed_states()?;
         self.check_slabs()
     }
@@ -95,7 +95,6 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             (List::Active, State::Shadow),
             (List::Stale, State::Shadow),
             (List::Limbo, State::Limbo),
-            (List::Free, State::Free),
         ];
         for (list, state) in states {
             for page in self.pool.iter(list) {
@@ -117,6 +116,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     }
 
     fn check_slabs(&self) -> Audit {
+        check(self.pool.is_open_right(), 8, "slabs with free frames", PageNo::NONE, 0)?;
         for (first, free) in self.pool.slab_maps() {
             for bit in 0..64 {
                 let page = PageNo(first.0 + bit);
@@ -153,10 +153,12 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         check(self.directory.len() == listed, 5, "directory size", none, listed as u64)?;
         for page in self.pool.iter(List::Active) {
             let Meta { gfn, role, .. } = *self.pool.meta(page);
-            let found = self.directory.find(&self.pool.metas, gfn, role, now);
-            check(found == Some(page), 5, "a current page is not found", page, gfn)?;
+            let (metas, chain) = (&self.pool.metas, self.directory.chain_of(gfn));
+            let found = self.directory.look_up(metas, chain, (gfn, role), now, 0);
+            check(found == Found::Current(page), 5, "a current page is not found", page, gfn)?;
         }
-        Ok(())
+        let misplaced = self.directory.misplaced(&self.pool.metas);
+        check(misplaced.is_none(), 5, "out of place in its chain", misplaced.unwrap_or(none), 0)
     }
 
     // ---- I4, I10 -------------------------------------------------------------
@@ -328,7 +330,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         for (_, slot) in self.slots.iter().filter(|(_, slot)| slot.died.is_none()) {
             for (position, heads) in slot.heads.used(tag) {
                 let (level, first) = slot.range_at(position);
-                found += self.check_rmap(slot, first, level, heads)?;
+                found += self.check_rmap(slot, position, heads)?;
                 let count = heads.count.get(tag);
                 check_count(slot, first, level, count, &tables)?;
                 counted[usize::from(level - 1)] += count as usize;
@@ -342,17 +344,12 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         check(ranges, 2, "tables in large ranges", none, all as u64)
     }
 
-    /// Checks the rmap of the range of size `level` from frame `first` on, and what its entries
-    /// may not be (I2). Returns its current nodes.
-    fn check_rmap(
-        &self,
-        slot: &Slot,
-        first: u64,
-        level: u8,
-        heads: Heads,
-    ) -> Result<u64, Violation> {
+    /// Checks the rmap of the range whose heads are at `position`, and what its entries may not
+    /// be (I2). Returns its current nodes.
+    fn check_rmap(&self, slot: &Slot, position: usize, heads: Heads) -> Result<u64, Violation> {
         let tag = self.generation.tag();
-        let reference = slot.reference(slot.head_index(first.max(slot.base), level));
+        let (level, first) = slot.range_at(position);
+        let reference = slot.reference(position);
         let guarded = heads.count.get(tag) > 0;
         let is_logged = |gfn: u64| {
             let at = gfn.wrapping_sub(slot.base) as usize;

@@ -11,7 +11,8 @@ use crate::flush::FlushPromise;
 use crate::memory::Machine;
 use crate::mmu::Mmu;
 use crate::policy::ZapPolicy;
-use crate::slots::{Slot, SlotError, SlotId, begins_range};
+use crate::slot::Slot;
+use crate::slots::{SlotError, SlotId, begins_range};
 
 impl Slot {
     /// Enters `gfn`, which lies inside, in the log.

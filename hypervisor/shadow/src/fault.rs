@@ -18,7 +18,7 @@ use crate::paging::{Control, FiveLevel, FourLevel, GuestFormat, Pae, TwoLevel};
 use crate::policy::ZapPolicy;
 use crate::registers::PagingMode;
 use crate::role::{EXEC, Rights, USER, WRITE};
-use crate::slots::Slot;
+use crate::slot::Slot;
 use crate::walk::{Start, Walk, go, set_accessed_dirty, walk};
 
 /// Walks tried while another vCPU keeps changing the entries (H9).
@@ -295,8 +295,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     }
 
     fn may_be_large(&self, slot: &Slot, gfn: u64, level: u8) -> bool {
-        let heads = slot.heads.get(slot.head_index(gfn, level));
-        let tables = heads.count.get(self.generation.tag());
+        let tables = slot.heads_of(gfn, level).count.get(self.generation.tag());
         tables == 0 && slot.log.is_none() && slot.fits_large(gfn, level)
     }
 

@@ -23,6 +23,23 @@ impl Head {
         self.get(tag.wrapping_sub(1) & mask as u32)
     }
 
+    /// Adds one to a count, which is at most the number of shadow pages. Returns what it was.
+    #[inline]
+    pub(crate) fn increment(&mut self, tag: u32) -> u32 {
+        let empty = u64::from(tag) << 32;
+        let held = if (self.0 ^ empty) >> 32 == 0 { self.0 } else { empty };
+        self.0 = held.wrapping_add(1);
+        held as u32
+    }
+
+    /// Takes one off a count, if there is any.
+    #[inline]
+    pub(crate) fn decrement(&mut self, tag: u32) {
+        if self.get(tag) > 0 {
+            self.0 -= 1;
+        }
+    }
+
     /// Stores a value under `tag`.
     #[inline]
     pub(crate) fn set(&mut self, tag: u32, value: u32) {
@@ -113,6 +130,18 @@ mod tests {
         assert_eq!(head.get(8), 0);
         assert_eq!(head.before(8, 0xff), 42);
         assert_eq!(head.before(9, 0xff), 0);
+    }
+
+    #[test]
+    fn a_count_begins_anew_under_another_tag() {
+        let mut head = Head::default();
+        head.decrement(7);
+        assert_eq!((head.increment(7), head.increment(7), head.get(7)), (0, 1, 2));
+        head.decrement(8);
+        assert_eq!((head.get(7), head.get(8)), (2, 0));
+        head.decrement(7);
+        assert_eq!(head.get(7), 1);
+        assert_eq!((head.increment(8), head.get(7), head.get(8)), (0, 0, 1));
     }
 
     #[test]

@@ -20,9 +20,7 @@ impl Heads {
     /// Counts one more. Returns whether it is the first, and something maps the range.
     #[inline]
     pub(crate) fn begin_count(&mut self, tag: u32) -> bool {
-        let count = self.count.get(tag);
-        self.count.set(tag, count.saturating_add(1));
-        count == 0 && self.rmap.get(tag) != 0
+        self.count.increment(tag) == 0 && self.rmap.get(tag) != 0
     }
 }
 
@@ -31,14 +29,18 @@ impl Heads {
 /// Those of frames are made by the 2 MiB range when the first is needed, in memory that was
 /// reserved with the slot: the heads of memory that is never mapped cost nothing.
 ///
-/// Positions, by which links refer to heads, do not depend on what was made: first the frames,
-/// from the beginning of the first range on, then the 2 MiB ranges, then those of 1 GiB.
+/// A position, by which links refer to heads, is a place in one array: whoever unlinks a node
+/// looks nothing up. Large ranges come first, then the frames in the order in which their
+/// ranges were made. Nothing made is ever moved.
 #[derive(Debug)]
 pub(crate) struct HeadTable {
-    /// By 2 MiB range: where in `small` its heads begin, or [`NOT_MADE`].
+    /// By 2 MiB range: the position of its first frame, or [`NOT_MADE`].
     parts: Vec<u32>,
-    small: Vec<Heads>,
-    large: Vec<Heads>,
+    heads: Vec<Heads>,
+    /// The 2 MiB ranges whose frames have heads, in the order of these.
+    made: Vec<u32>,
+    /// Large ranges.
+    large: usize,
 }
 
 /// Frames of a 2 MiB range.
@@ -47,101 +49,89 @@ pub(crate) const PART: usize = 512;
 const NOT_MADE: u32 = 1 << 31;
 
 impl HeadTable {
-    /// No heads yet for `parts` ranges of 2 MiB, and for `large` ranges in all.
+    /// No heads of frames yet, for `parts` ranges of 2 MiB, and those of `large` ranges in all.
     pub(crate) fn new(parts: usize, large: usize) -> Result<Self, SlotError> {
-        let mut heads = Self { parts: Vec::new(), small: Vec::new(), large: Vec::new() };
-        let room = heads
+        let mut table = Self { parts: Vec::new(), heads: Vec::new(), made: Vec::new(), large };
+        let room = table
             .parts
             .try_reserve_exact(parts)
-            .and_then(|()| heads.small.try_reserve_exact(parts * PART))
-            .and_then(|()| heads.large.try_reserve_exact(large));
+            .and_then(|()| table.heads.try_reserve_exact(large + parts * PART))
+            .and_then(|()| table.made.try_reserve_exact(parts));
         room.map_err(|_| SlotError::OutOfMemory)?;
-        heads.parts.resize(parts, NOT_MADE);
-        heads.large.resize(large, Heads::default());
-        Ok(heads)
+        table.parts.resize(parts, NOT_MADE);
+        table.heads.resize(large, Heads::default());
+        Ok(table)
     }
 
-    /// Positions there are.
+    /// Positions there can be.
     pub(crate) fn len(&self) -> usize {
-        self.frames() + self.large.len()
+        self.large + self.parts.len() * PART
     }
 
-    /// Positions of frames.
+    /// Whether `position` is that of heads that were made.
     #[inline]
-    fn frames(&self) -> usize {
-        self.parts.len() * PART
+    pub(crate) fn contains(&self, position: usize) -> bool {
+        position < self.heads.len()
     }
 
-    /// The heads at `position`; empty ones where none were made.
+    /// The heads at `position`, where some were made.
     #[inline]
-    pub(crate) fn get(&self, position: usize) -> Heads {
-        let heads = match self.parts.get(position / PART) {
-            Some(start) => self.small.get(*start as usize + position % PART),
-            None => self.large.get(position - self.frames()),
-        };
-        heads.copied().unwrap_or_default()
+    pub(crate) fn get(&self, position: usize) -> Option<&Heads> {
+        self.heads.get(position)
+    }
+
+    /// The heads at `position`, where some were made.
+    #[inline]
+    pub(crate) fn get_mut(&mut self, position: usize) -> Option<&mut Heads> {
+        self.heads.get_mut(position)
+    }
+
+    /// The position of frame `frame`, counted from the beginning of the first range; one beyond
+    /// all heads where none were made.
+    #[inline]
+    pub(crate) fn of_frame(&self, frame: usize) -> usize {
+        let start = self.parts.get(frame / PART).copied().unwrap_or(NOT_MADE);
+        start as usize + frame % PART
+    }
+
+    /// The position of frame `frame`, whose heads are made now if need be.
+    #[inline]
+    pub(crate) fn made_for_frame(&mut self, frame: usize) -> Option<usize> {
+        let position = self.of_frame(frame);
+        if self.contains(position) { Some(position) } else { self.make(frame) }
+    }
+
+    /// Makes the heads of the 2 MiB range around frame `frame`.
+    #[cold]
+    fn make(&mut self, frame: usize) -> Option<usize> {
+        let start = self.heads.len();
+        if start + PART > self.heads.capacity() {
+            return None;
+        }
+        let part = frame / PART;
+        *self.parts.get_mut(part)? = start as u32;
+        self.heads.resize(start + PART, Heads::default());
+        self.made.push(part as u32);
+        Some(start + frame % PART)
+    }
+
+    /// The frame at `position`, the inverse of [`Self::of_frame`]; `None` for a large range.
+    pub(crate) fn frame_at(&self, position: usize) -> Option<usize> {
+        let offset = position.checked_sub(self.large)?;
+        let part = *self.made.get(offset / PART)?;
+        Some(part as usize * PART + offset % PART)
     }
 
     /// The positions that hold anything under `tag`, with their heads; for the audit.
     pub(crate) fn used(&self, tag: u32) -> impl Iterator<Item = (usize, Heads)> + '_ {
-        let made = self.parts.iter().enumerate().filter(|(_, start)| **start != NOT_MADE);
-        let small = made.flat_map(|(part, start)| {
-            let heads = self.small.iter().skip(*start as usize).take(PART);
-            heads.enumerate().map(move |(at, heads)| (part * PART + at, *heads))
-        });
-        let frames = self.frames();
-        let large = self.large.iter().enumerate().map(move |(at, heads)| (frames + at, *heads));
-        let is_used = move |heads: &Heads| (heads.rmap.get(tag) | heads.count.get(tag)) != 0;
-        small.chain(large).filter(move |(_, heads)| is_used(heads))
-    }
-
-    /// The heads at `position`, which are made now if need be.
-    #[inline]
-    pub(crate) fn get_mut(&mut self, position: usize) -> Option<&mut Heads> {
-        if position >= self.frames() {
-            return self.range_mut(position);
-        }
-        self.frame_mut(position)
-    }
-
-    /// The heads of the frame at `position`, which are made now if need be.
-    #[inline]
-    pub(crate) fn frame_mut(&mut self, position: usize) -> Option<&mut Heads> {
-        let at = self.frame_position(position)?;
-        self.small.get_mut(at)
-    }
-
-    /// The heads of the large range at `position`.
-    #[inline]
-    pub(crate) fn range_mut(&mut self, position: usize) -> Option<&mut Heads> {
-        let frames = self.frames();
-        self.large.get_mut(position.wrapping_sub(frames))
-    }
-
-    /// Where in `small` the heads of the frame at `position` are.
-    #[inline]
-    fn frame_position(&mut self, position: usize) -> Option<usize> {
-        let at = *self.parts.get(position / PART)? as usize + position % PART;
-        if at < self.small.len() { Some(at) } else { self.make(position) }
-    }
-
-    /// Makes the heads of the 2 MiB range around the frame at `position`.
-    #[cold]
-    fn make(&mut self, position: usize) -> Option<usize> {
-        let start = self.small.len();
-        if start + PART > self.small.capacity() {
-            return None;
-        }
-        self.small.resize(start + PART, Heads::default());
-        *self.parts.get_mut(position / PART)? = start as u32;
-        Some(start + position % PART)
+        let all = self.heads.iter().copied().enumerate();
+        all.filter(move |(_, heads)| (heads.rmap.get(tag) | heads.count.get(tag)) != 0)
     }
 
     /// Empties all. Returns how many there were.
     pub(crate) fn clear(&mut self) -> usize {
-        self.small.fill(Heads::default());
-        self.large.fill(Heads::default());
-        self.small.len() + self.large.len()
+        self.heads.fill(Heads::default());
+        self.heads.len()
     }
 }
 
@@ -153,19 +143,28 @@ mod tests {
     fn heads_are_made_by_the_range_and_keep_their_positions() {
         let mut table = HeadTable::new(3, 4).expect("room");
         assert_eq!(table.len(), 3 * PART + 4);
-        for position in [2 * PART + 7, 5, 3 * PART, 3 * PART + 3] {
-            assert_eq!(table.get(position).rmap.get(0), 0);
-            table.get_mut(position).expect("inside").rmap.set(0, position as u32);
+        let frames = [2 * PART + 7, 5, 2 * PART + 8];
+        for frame in frames {
+            let position = table.of_frame(frame);
+            let known = table.contains(position);
+            assert_eq!(table.made_for_frame(frame).filter(|_| known), known.then_some(position));
+            let position = table.of_frame(frame);
+            table.get_mut(position).expect("made").rmap.set(0, frame as u32);
         }
-        for position in [2 * PART + 7, 5, 3 * PART, 3 * PART + 3] {
-            assert_eq!(table.get(position).rmap.get(0), position as u32);
+        for (frame, position) in frames.into_iter().zip([4 + 7, 4 + PART + 5, 4 + 8]) {
+            assert_eq!((table.of_frame(frame), table.frame_at(position)), (position, Some(frame)));
+            assert_eq!(table.get(position).map(|heads| heads.rmap.get(0)), Some(frame as u32));
         }
-        assert_eq!(table.small.len(), 2 * PART, "the range in the middle was not made");
-        assert!(table.get_mut(3 * PART + 4).is_none());
+        assert!(!table.contains(table.of_frame(PART)), "the range in the middle was not made");
+        assert!(
+            !table.contains(table.of_frame(3 * PART)) && table.made_for_frame(3 * PART).is_none()
+        );
+        assert_eq!(table.frame_at(3), None);
+        table.get_mut(3).expect("a large range").count.set(0, 1);
         let used: Vec<usize> = table.used(0).map(|(position, _)| position).collect();
-        assert_eq!(used, [5, 2 * PART + 7, 3 * PART, 3 * PART + 3]);
+        assert_eq!(used, [3, 4 + 7, 4 + 8, 4 + PART + 5]);
         assert_eq!(table.used(1).count(), 0);
         assert_eq!(table.clear(), 2 * PART + 4);
-        assert_eq!(table.get(5).rmap.get(0), 0);
+        assert_eq!(table.used(0).count(), 0);
     }
 }

@@ -52,9 +52,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let tag = self.generation.tag();
         let slot = self.slots.at_mut(gfn)?;
         let frame = slot.host_of(gfn);
-        let index = slot.head_index(gfn, 1);
-        let reference = slot.reference(index);
-        let heads = slot.heads.frame_mut(index)?;
+        let (reference, heads) = slot.frame_mut(gfn)?;
         let tracked = heads.count.get(tag) > 0;
         if write && tracked {
             return None;
@@ -70,7 +68,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
 
         let spte = leaf(frame, 1, granted, key);
         let node = Node::new(page, gva.table_index(1));
-        let at = self.pool.entry(page, node.entry());
+        let at = self.pool.entry(node);
         let old = self.machine.read_entry(at);
         if old != 0 {
             return self.exchange_leaf(node, old, spte);
@@ -126,7 +124,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
 
     fn prefetch_one<F: GuestFormat>(&mut self, node: Node, gpte: u64) -> bool {
         let role = self.pool.meta(node.page()).role;
-        let at = self.pool.entry(node.page(), node.entry());
+        let at = self.pool.entry(node);
         if self.machine.read_entry(at) != 0 || gpte & self.leaf_reserved(role) != 0 {
             return false;
         }
@@ -135,10 +133,9 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let Some(slot) = self.slots.at_mut(gfn) else {
             return false;
         };
-        let index = slot.head_index(gfn, 1);
-        let (frame, reference) = (slot.host_of(gfn), slot.reference(index));
+        let frame = slot.host_of(gfn);
         let guarded = slot.read_only || slot.log.is_some();
-        let Some(heads) = slot.heads.frame_mut(index) else {
+        let Some((reference, heads)) = slot.frame_mut(gfn) else {
             return false;
         };
         let mut granted = rights(gpte) & role.access();

@@ -119,6 +119,7 @@ mod resync;
 mod rmap;
 mod role;
 mod roots;
+mod slot;
 mod slots;
 mod stats;
 mod sync;

@@ -23,6 +23,20 @@ pub trait TableMemory {
     /// The entry at `at`, in the hardware's 64-bit format.
     fn read_entry(&self, at: Hpa) -> u64;
 
+    /// The eight entries from `at`, a multiple of 64.
+    #[inline]
+    fn read_eight_entries(&self, at: Hpa) -> [u64; 8] {
+        core::array::from_fn(|n| self.read_entry(at.wrapping_add(n as u64 * 8)))
+    }
+
+    /// Which of the eight entries from `at`, a multiple of 64, hold anything: bit n for the n-th.
+    #[inline]
+    fn used_entries(&self, at: Hpa) -> u32 {
+        let entries = self.read_eight_entries(at);
+        let bit = |(n, entry): (usize, &u64)| u32::from(*entry != 0) << n;
+        entries.iter().enumerate().map(bit).fold(0, |used, bit| used | bit)
+    }
+
     /// Stores `value` at `at` in one piece.
     fn write_entry(&mut self, at: Hpa, value: u64);
 

@@ -5,6 +5,8 @@ use crate::role::Role;
 /// Entries in a shadow table.
 pub(crate) const ENTRIES: u32 = 512;
 const ENTRY_SHIFT: u32 = 9;
+/// From an entry to its links: they lie in the frame after the table's.
+pub(crate) const LINKS: u64 = 4096;
 
 /// The number of a shadow page: an index into the pool's metadata. The first few numbers
 /// are the sentinels of the lists, so 0 is never a page.
@@ -104,7 +106,7 @@ pub(crate) enum State {
     Limbo,
 }
 
-/// Metadata of one shadow page: 56 bytes, filled up to a cache line.
+/// Metadata of one shadow page: a cache line.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(align(64))]
 pub(crate) struct Meta {
@@ -120,8 +122,12 @@ pub(crate) struct Meta {
     pub(crate) role: Role,
     /// First of the entries that point here, 0 for none.
     pub(crate) parents: u32,
+    /// Neighbours on one of the pool's lists.
     pub(crate) prev: PageNo,
     pub(crate) next: PageNo,
+    /// Neighbours in a chain of the directory.
+    pub(crate) before: PageNo,
+    pub(crate) after: PageNo,
     /// The slab the frame belongs to.
     pub(crate) slab: u16,
     /// vCPUs that have it loaded as a root.
@@ -136,7 +142,7 @@ pub(crate) struct Meta {
     pub(crate) tracked: bool,
 }
 
-const _: () = assert!(core::mem::size_of::<Meta>() <= 64);
+const _: () = assert!(core::mem::size_of::<Meta>() == 64);
 
 /// The bit of [`Meta::lines`] for `entry`.
 #[inline]

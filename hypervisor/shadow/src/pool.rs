@@ -13,7 +13,7 @@ use bitvec::order::Lsb0;
 
 use crate::config::{ConfigError, MAX_PAGES};
 use crate::memory::{Arena, FrameSource, PAGE_BYTES, SLAB_PAGES, Slab, TableMemory};
-use crate::page::{Meta, PageNo, State};
+use crate::page::{LINKS, Meta, Node, PageNo, State};
 
 /// Circular doubly linked lists through [`Meta::prev`] and [`Meta::next`]; the list's
 /// number is its sentinel's page number.
@@ -25,8 +25,6 @@ pub(crate) enum List {
     Stale = 2,
     /// Pages retired one by one, in order of their epochs.
     Limbo = 3,
-    /// Free frames.
-    Free = 4,
 }
 
 impl List {
@@ -37,7 +35,7 @@ impl List {
 }
 
 /// Numbers below this are sentinels.
-pub(crate) const FIRST_PAGE: u32 = 5;
+pub(crate) const FIRST_PAGE: u32 = 4;
 /// Frames a fault may need at most: four tables below a five-level root, one split more.
 pub(crate) const RESERVE: usize = 5;
 
@@ -58,6 +56,8 @@ pub(crate) struct Pool {
     pages: usize,
     pub(crate) metas: Vec<Meta>,
     slabs: Vec<SlabState>,
+    /// The slabs with a free frame. The last gives frames until it has none.
+    open: Vec<u16>,
     reserve: [PageNo; RESERVE],
     reserved: usize,
     pub(crate) taken: u32,
@@ -81,9 +81,10 @@ impl Pool {
         let count = (pages + FIRST_PAGE) as usize;
         let slab_count = pages.div_ceil(SLAB_PAGES) as usize;
         let mut metas = Vec::new();
-        let mut slabs = Vec::new();
+        let (mut slabs, mut open) = (Vec::new(), Vec::new());
         metas.try_reserve_exact(count).map_err(|_| ConfigError::OutOfMemory)?;
         slabs.try_reserve_exact(slab_count).map_err(|_| ConfigError::OutOfMemory)?;
+        open.try_reserve_exact(slab_count).map_err(|_| ConfigError::OutOfMemory)?;
         // The rest is made as slabs are taken: a large arena costs nothing until it is used.
         metas.resize(FIRST_PAGE as usize, Meta::default());
         let mut pool = Self {
@@ -91,6 +92,7 @@ impl Pool {
             origin: base.as_u64().wrapping_sub(u64::from(FIRST_PAGE) * PAGE_BYTES),
             metas,
             slabs,
+            open,
             reserve: [PageNo::NONE; RESERVE],
             reserved: 0,
             taken: 0,
@@ -101,7 +103,7 @@ impl Pool {
             quota: quota.min(pages),
             peak: 0,
         };
-        for list in [List::Active, List::Stale, List::Limbo, List::Free] {
+        for list in [List::Active, List::Stale, List::Limbo] {
             pool.empty_list(list);
         }
         Ok(pool)
@@ -113,16 +115,16 @@ impl Pool {
         Hpa::new(self.origin.wrapping_add(u64::from(page.0) * PAGE_BYTES))
     }
 
-    /// The address of a table's entry.
+    /// The address of an entry.
     #[inline]
-    pub(crate) fn entry(&self, page: PageNo, entry: usize) -> Hpa {
-        self.table(page).wrapping_add(entry as u64 * 8)
+    pub(crate) fn entry(&self, node: Node) -> Hpa {
+        self.table(node.page()).wrapping_add(node.entry() as u64 * 8)
     }
 
     /// The address of an entry's link.
     #[inline]
-    pub(crate) fn link(&self, page: PageNo, entry: usize) -> Hpa {
-        self.table(page).wrapping_add(4096 + entry as u64 * 8)
+    pub(crate) fn link(&self, node: Node) -> Hpa {
+        self.entry(node).wrapping_add(LINKS)
     }
 
     /// The page whose table is at `address`, which a shadow entry holds.
@@ -246,26 +248,39 @@ impl Pool {
 
     /// Makes a frame free: the only function that does. It is on no list, and every vCPU
     /// has acknowledged an epoch after its retirement.
+    #[inline]
     pub(crate) fn release(&mut self, page: PageNo) {
-        let Meta { slab, lines, .. } = *self.meta(page);
-        *self.meta_mut(page) = Meta { state: State::Free, slab, lines, ..Meta::default() };
-        self.push_back(List::Free, page);
+        let meta = self.meta_mut(page);
+        let Meta { slab, lines, .. } = *meta;
+        *meta = Meta { state: State::Free, slab, lines, ..Meta::default() };
         self.free += 1;
-        self.mark(page, true);
+        let state = &mut self.slabs[usize::from(slab)];
+        // A slab has 64 pages: as many as the word has bits.
+        let [word] = &mut state.free.data;
+        if *word == 0 {
+            self.open.push(slab);
+        }
+        *word |= 1 << ((page.0 - state.first.0) % u64::BITS);
     }
 
-    /// Takes a free frame off the free list, clean, if the quota permits one more in use.
+    /// Takes a free frame, clean, if the quota permits one more in use.
+    #[inline]
     pub(crate) fn take_free<M: TableMemory>(&mut self, memory: &mut M) -> Option<PageNo> {
         let in_use = self.in_use();
         if in_use >= self.quota {
             return None;
         }
-        let page = self.front(List::Free)?;
+        let slab = *self.open.last()?;
+        let state = &mut self.slabs[usize::from(slab)];
+        let [word] = &mut state.free.data;
+        let page = PageNo(state.first.0 + word.trailing_zeros());
+        *word &= word.wrapping_sub(1);
+        if *word == 0 {
+            self.open.pop();
+        }
         // Nowhere else does their number grow.
         self.peak = self.peak.max(in_use + 1);
-        self.unlist(page);
         self.free -= 1;
-        self.mark(page, false);
         self.clear(memory, page);
         Some(page)
     }
@@ -292,14 +307,6 @@ impl Pool {
         meta.epoch = epoch;
         self.push_back(List::Limbo, page);
         self.limbo += 1;
-    }
-
-    fn mark(&mut self, page: PageNo, free: bool) {
-        let slab = &mut self.slabs[usize::from(self.metas[page.index()].slab)];
-        // A slab has 64 pages: as many as the word has bits.
-        let [word] = &mut slab.free.data;
-        let at = (page.0 - slab.first.0) % u64::BITS;
-        *word = *word & !(1 << at) | u64::from(free) << at;
     }
 
     /// Zeroes those lines of a page's table that may hold entries.
@@ -333,8 +340,8 @@ impl Pool {
         for page in (first.0..first.0 + SLAB_PAGES).map(PageNo) {
             let (state, lines) = (State::Free, u64::MAX);
             *self.meta_mut(page) = Meta { state, slab: number, lines, ..Meta::default() };
-            self.push_back(List::Free, page);
         }
+        self.open.push(number);
         true
     }
 
@@ -381,13 +388,14 @@ impl Pool {
             };
             state.free = BitArray::ZERO;
             for page in (first.0..first.0 + SLAB_PAGES).map(PageNo) {
-                self.unlist(page);
                 *self.meta_mut(page) = Meta::default();
             }
             self.free -= SLAB_PAGES;
             self.taken -= SLAB_PAGES;
             memory.give_slab(slab);
         }
+        let slabs = &self.slabs;
+        self.open.retain(|number| slabs[usize::from(*number)].slab.is_some());
     }
 
     /// Takes every slab back, whatever its frames hold: the engine is going away.
@@ -397,6 +405,17 @@ impl Pool {
                 memory.give_slab(slab);
             }
         }
+    }
+
+    /// For the audit: whether the slabs with a free frame are those that are told to have one,
+    /// each once.
+    pub(crate) fn is_open_right(&self) -> bool {
+        let has_free = |number: &u16| self.slabs[usize::from(*number)].free.any();
+        let all = self.slabs.iter().filter(|state| state.free.any()).count();
+        let mut open = self.open.clone();
+        open.sort_unstable();
+        open.dedup();
+        open.len() == all && self.open.len() == all && open.iter().all(has_free)
     }
 
     /// For the audit: (first page, bit n says frame n is free) of each slab taken.

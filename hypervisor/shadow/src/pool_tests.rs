@@ -59,7 +59,7 @@ fn a_page_and_its_address_name_each_other() {
     let pool = pool(&source, 128);
     let first = PageNo(FIRST_PAGE);
     assert_eq!(pool.table(first), Hpa::new(BASE));
-    assert_eq!(pool.link(first, 511).as_u64(), BASE + 8184);
+    assert_eq!(pool.link(Node::new(first, 511)).as_u64(), BASE + 8184);
     assert_eq!(pool.page_at(pool.table(PageNo(99)).as_u64()), PageNo(99));
 }
 

@@ -4,32 +4,37 @@
 //! its head in `prev`, so that an entry can be unlinked knowing nothing but itself: no
 //! copy of the guest's translation is kept beside the table.
 
+use anchorite_addr::Hpa;
+
 use crate::memory::Machine;
 use crate::mmu::Mmu;
-use crate::page::{Link, Node, PageNo, line_of};
+use crate::page::{LINKS, Link, Node, PageNo, line_of};
 use crate::paging::entry::{DIRTY, PRESENT, WRITABLE, is_leaf};
 use crate::policy::ZapPolicy;
+
+/// All eight entries of a line.
+const ALL: u32 = 0xff;
 
 impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     #[inline]
     pub(crate) fn spte(&self, node: Node) -> u64 {
-        self.machine.read_entry(self.pool.entry(node.page(), node.entry()))
+        self.machine.read_entry(self.pool.entry(node))
     }
 
     #[inline]
     pub(crate) fn set_spte(&mut self, node: Node, spte: u64) {
-        let at = self.pool.entry(node.page(), node.entry());
+        let at = self.pool.entry(node);
         self.machine.write_entry(at, spte);
     }
 
     #[inline]
     pub(crate) fn link(&self, node: Node) -> Link {
-        Link::unpack(self.machine.read_entry(self.pool.link(node.page(), node.entry())))
+        Link::unpack(self.machine.read_entry(self.pool.link(node)))
     }
 
     #[inline]
     fn set_link(&mut self, node: Node, link: Link) {
-        let at = self.pool.link(node.page(), node.entry());
+        let at = self.pool.link(node);
         self.machine.write_entry(at, link.pack());
     }
 
@@ -40,9 +45,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let Some(slot) = self.slots.at_mut(gfn) else {
             return;
         };
-        let index = slot.head_index(gfn, level);
-        let reference = slot.reference(index);
-        let Some(heads) = slot.heads.get_mut(index) else {
+        let Some((reference, heads)) = slot.range_mut(gfn, level) else {
             return;
         };
         let next = Node(heads.rmap.get(tag));
@@ -73,38 +76,41 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         meta.writes = 0;
     }
 
-    /// Takes the leaf entry `node` out of its rmap.
+    /// Takes a leaf entry with links `gone` out of its rmap.
     #[inline]
-    fn rmap_remove(&mut self, node: Node) {
-        let link = self.link(node);
-        if let Some(reference) = link.head() {
-            let tag = self.generation.tag();
-            if let Some(heads) = self.slots.head_mut(reference) {
-                heads.rmap.set(tag, link.next.0);
+    fn rmap_remove(&mut self, gone: Link) {
+        match gone.head() {
+            Some(reference) => {
+                let tag = self.generation.tag();
+                if let Some(heads) = self.slots.head_mut(reference) {
+                    heads.rmap.set(tag, gone.next.0);
+                }
             }
+            None => self.set_next(Node(gone.prev), gone.next),
         }
-        self.bridge(link);
+        self.set_prev(gone);
     }
 
-    /// Takes the table entry `node` out of its child's parent list.
+    /// Takes a table entry with links `gone` out of its child's parent list.
     #[inline]
-    fn parent_remove(&mut self, node: Node) {
-        let link = self.link(node);
-        if let Some(child) = link.head() {
-            self.pool.meta_mut(PageNo(child)).parents = link.next.0;
+    fn parent_remove(&mut self, gone: Link) {
+        match gone.head() {
+            Some(child) => self.pool.meta_mut(PageNo(child)).parents = gone.next.0,
+            None => self.set_next(Node(gone.prev), gone.next),
         }
-        self.bridge(link);
+        self.set_prev(gone);
     }
 
-    /// Connects the neighbours of a node that leaves.
     #[inline]
-    fn bridge(&mut self, gone: Link) {
-        if gone.head().is_none() {
-            let before = Node(gone.prev);
-            let mut link = self.link(before);
-            link.next = gone.next;
-            self.set_link(before, link);
-        }
+    fn set_next(&mut self, node: Node, next: Node) {
+        let mut link = self.link(node);
+        link.next = next;
+        self.set_link(node, link);
+    }
+
+    /// Tells who follows a node that leaves who precedes now.
+    #[inline]
+    fn set_prev(&mut self, gone: Link) {
         if !gone.next.is_none() {
             let mut link = self.link(gone.next);
             link.prev = gone.prev;
@@ -115,43 +121,118 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// Empties one entry of a shadow table, whatever it holds, and unlinks it.
     #[inline]
     pub(crate) fn drop_entry(&mut self, node: Node) {
-        let spte = self.spte(node);
-        if spte == 0 {
-            return;
+        let level = self.pool.meta(node.page()).role.level();
+        let at = self.pool.entry(node);
+        let spte = self.machine.read_entry(at);
+        if spte != 0 {
+            self.drop_spte(at, spte, level);
         }
-        self.set_spte(node, 0);
+    }
+
+    /// Empties the entry at `at` of a table at `level`, which holds `spte`, and unlinks it.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "once an entry where a table is taken apart")]
+    fn drop_spte(&mut self, at: Hpa, spte: u64, level: u8) {
+        self.machine.write_entry(at, 0);
         if spte & PRESENT == 0 {
             return;
         }
         self.tlb_dirty = true;
-        if is_leaf(spte, self.pool.meta(node.page()).role.level()) {
-            self.rmap_remove(node);
+        let gone = Link::unpack(self.machine.read_entry(at.wrapping_add(LINKS)));
+        if is_leaf(spte, level) {
+            self.rmap_remove(gone);
         } else {
-            self.parent_remove(node);
+            self.parent_remove(gone);
         }
     }
 
     /// Empties every entry of `page`, one by one.
     pub(crate) fn drop_entries(&mut self, page: PageNo) {
-        let mut lines = self.pool.meta(page).lines;
+        let table = self.pool.table(page);
+        let meta = self.pool.meta_mut(page);
+        let level = meta.role.level();
+        let mut lines = core::mem::take(&mut meta.lines);
         while lines != 0 {
-            let first = lines.trailing_zeros() as usize * 8;
-            for entry in first..first + 8 {
-                self.drop_entry(Node::new(page, entry));
-            }
+            let line = table.wrapping_add(u64::from(lines.trailing_zeros()) * 64);
             lines &= lines - 1;
+            let left = if level == 1 { self.drop_leaves(line) } else { ALL };
+            if left != 0 {
+                self.drop_some(line, left, level);
+            }
         }
-        self.pool.meta_mut(page).lines = 0;
     }
 
-    /// Empties every entry that points at `page`.
-    pub(crate) fn drop_parents(&mut self, page: PageNo) {
-        loop {
-            let node = Node(self.pool.meta(page).parents);
-            if node.is_none() {
-                return;
+    /// Empties the entries `wanted` (bit n for entry n) of the eight from `line` on.
+    #[inline(never)]
+    fn drop_some(&mut self, line: Hpa, mut wanted: u32, level: u8) {
+        while wanted != 0 {
+            let at = line.wrapping_add(u64::from(wanted.trailing_zeros()) * 8);
+            wanted &= wanted - 1;
+            let spte = self.machine.read_entry(at);
+            if spte != 0 {
+                self.drop_spte(at, spte, level);
             }
-            self.drop_entry(node);
+        }
+    }
+
+    /// Empties the eight 4 KiB entries from `line` on, but for those that are no mappings, or the
+    /// first of an rmap whose head is not in the slot found last: that slot is looked up once.
+    /// Returns which entries are left: bit n for entry n.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "most of what taking a table apart costs")]
+    fn drop_leaves(&mut self, line: Hpa) -> u32 {
+        let tag = self.generation.tag();
+        let (machine, pool) = (&mut self.machine, &self.pool);
+        let Some(slot) = self.slots.last() else {
+            return ALL;
+        };
+        let (mut used, mut left) = (machine.used_entries(line), 0);
+        while used != 0 {
+            let entry = used.trailing_zeros();
+            used &= used - 1;
+            let at = line.wrapping_add(u64::from(entry) * 8);
+            let is_present = machine.read_entry(at) & PRESENT != 0;
+            let gone = Link::unpack(machine.read_entry(at.wrapping_add(LINKS)));
+            let head = gone.head().map(|reference| slot.head_mut(reference));
+            if !is_present || matches!(head, Some(None)) {
+                left |= 1 << entry;
+                continue;
+            }
+            machine.write_entry(at, 0);
+            self.tlb_dirty = true;
+            if let Some(Some(heads)) = head {
+                heads.rmap.set(tag, gone.next.0);
+            } else {
+                let before = pool.link(Node(gone.prev));
+                let link = Link::unpack(machine.read_entry(before));
+                machine.write_entry(before, Link { next: gone.next, ..link }.pack());
+            }
+            if !gone.next.is_none() {
+                let after = pool.link(gone.next);
+                let link = Link::unpack(machine.read_entry(after));
+                machine.write_entry(after, Link { prev: gone.prev, ..link }.pack());
+            }
+        }
+        left
+    }
+
+    /// Empties every entry that points at `page`. The whole list goes, so nobody's neighbours
+    /// need to be told.
+    #[inline]
+    pub(crate) fn drop_parents(&mut self, page: PageNo) {
+        let parents = core::mem::take(&mut self.pool.meta_mut(page).parents);
+        self.empty_all(Node(parents));
+    }
+
+    /// Empties the entry `first` and all that follow it in its list, whose head is empty already.
+    #[inline]
+    fn empty_all(&mut self, first: Node) {
+        let mut node = first;
+        while !node.is_none() {
+            let at = self.pool.entry(node);
+            self.machine.write_entry(at, 0);
+            self.tlb_dirty = true;
+            node = Link::unpack(self.machine.read_entry(at.wrapping_add(LINKS))).next;
         }
     }
 
@@ -161,9 +242,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let Some(slot) = self.slots.at(gfn) else {
             return Node(0);
         };
-        let index = slot.head_index(gfn, level);
-        let heads = slot.heads.get(index);
-        Node(heads.rmap.get(self.generation.tag()))
+        Node(slot.heads_of(gfn, level).rmap.get(self.generation.tag()))
     }
 
     /// Takes the right to write from every 4 KiB entry that maps `gfn`. Returns whether
@@ -186,14 +265,16 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// Empties every entry that maps the range of size `level` around `gfn` at that size.
     /// Returns whether there was one.
     pub(crate) fn drop_mappings(&mut self, gfn: u64, level: u8) -> bool {
-        let mut changed = false;
-        loop {
-            let node = self.rmap_first(gfn, level);
-            if node.is_none() {
-                return changed;
-            }
-            self.drop_entry(node);
-            changed = true;
+        let first = self.rmap_first(gfn, level);
+        if first.is_none() {
+            return false;
         }
+        let tag = self.generation.tag();
+        if let Some((_, heads)) = self.slots.at_mut(gfn).and_then(|slot| slot.range_mut(gfn, level))
+        {
+            heads.rmap.set(tag, 0);
+        }
+        self.empty_all(first);
+        true
     }
 }

@@ -5,10 +5,9 @@ use core::cell::Cell;
 use core::fmt;
 
 use anchorite_addr::{Gfn, Hfn};
-use bitvec::order::Lsb0;
-use bitvec::vec::BitVec;
 
 use crate::heads::{HeadTable, Heads, PART};
+use crate::slot::Slot;
 
 /// A slot of one engine; made by `add_slot`. Numbers of deleted slots are used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,90 +79,6 @@ impl core::error::Error for SlotError {}
 pub(crate) fn begins_range(base: u64, gfn: u64, level: u8) -> bool {
     let mask = (1u64 << (9 * u32::from(level - 1))) - 1;
     gfn == base || gfn & mask == 0
-}
-
-/// A slot, its heads, and its dirty log.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) base: u64,
-    pub(crate) pages: u64,
-    pub(crate) host: u64,
-    pub(crate) read_only: bool,
-    /// Pages of older generations have no part in this slot's heads.
-    pub(crate) born: u64,
-    /// The slot is gone; its heads stay until no stale page hangs on them.
-    pub(crate) died: Option<u64>,
-    /// Frames written since the last harvest, where logging is on.
-    pub(crate) log: Option<BitVec<u64, Lsb0>>,
-    /// Reference of `heads[0]` in links.
-    first_head: u32,
-    /// The frame that position 0 of the heads stands for, and where the heads of 2 MiB and of
-    /// 1 GiB ranges begin.
-    first_frame: u64,
-    large: [u32; 2],
-    pub(crate) heads: HeadTable,
-}
-
-impl Slot {
-    #[inline]
-    pub(crate) fn contains(&self, gfn: u64) -> bool {
-        gfn.wrapping_sub(self.base) < self.pages
-    }
-
-    /// The host frame of a guest frame inside.
-    #[inline]
-    pub(crate) fn host_of(&self, gfn: u64) -> u64 {
-        gfn.wrapping_sub(self.base).wrapping_add(self.host)
-    }
-
-    /// The position of the heads of the range of size `level` around `gfn`.
-    #[inline]
-    pub(crate) fn head_index(&self, gfn: u64, level: u8) -> usize {
-        match level {
-            1 => (gfn - self.first_frame) as usize,
-            2 => self.large[0] as usize + ((gfn >> 9) - (self.base >> 9)) as usize,
-            _ => self.large[1] as usize + ((gfn >> 18) - (self.base >> 18)) as usize,
-        }
-    }
-
-    /// The range whose heads are at `position`: its level, and its first frame, which may lie
-    /// before the slot's. The inverse of [`Self::head_index`].
-    pub(crate) fn range_at(&self, position: usize) -> (u8, u64) {
-        let position = position as u64;
-        let [mid, big] = self.large.map(u64::from);
-        if position < mid {
-            (1, self.first_frame + position)
-        } else if position < big {
-            (2, ((self.base >> 9) + position - mid) << 9)
-        } else {
-            (3, ((self.base >> 18) + position - big) << 18)
-        }
-    }
-
-    /// The reference of a position.
-    #[inline]
-    pub(crate) fn reference(&self, index: usize) -> u32 {
-        self.first_head + index as u32
-    }
-
-    /// Whether a page of `level` around `gfn` lies inside with equal alignment.
-    #[inline]
-    pub(crate) fn fits_large(&self, gfn: u64, level: u8) -> bool {
-        let mask = (1u64 << (9 * u32::from(level - 1))) - 1;
-        let first = gfn & !mask;
-        first >= self.base
-            && first + mask < self.base + self.pages
-            && (self.base ^ self.host) & mask == 0
-    }
-
-    pub(crate) fn spec(&self) -> SlotSpec {
-        SlotSpec {
-            base: Gfn::new(self.base),
-            pages: self.pages,
-            host: Hfn::new(self.host),
-            read_only: self.read_only,
-        }
-    }
 }
 
 /// All slots.
@@ -289,20 +204,18 @@ impl Slots {
     /// The heads that a link refers to, dead slots' included.
     #[inline]
     pub(crate) fn head_mut(&mut self, reference: u32) -> Option<&mut Heads> {
-        let last = self.hot.get().number;
-        let is_in = |slot: &Option<Slot>| {
-            slot.as_ref().is_some_and(|slot| {
-                (reference.wrapping_sub(slot.first_head) as usize) < slot.heads.len()
-            })
-        };
-        let number = if self.by_number.get(last).is_some_and(is_in) {
-            last
-        } else {
-            self.by_number.iter().position(is_in)?
-        };
-        let slot = self.by_number.get_mut(number)?.as_mut()?;
-        let index = reference.wrapping_sub(slot.first_head) as usize;
-        slot.heads.get_mut(index)
+        let is_in = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| slot.owns(reference));
+        let mut number = self.hot.get().number;
+        if !self.by_number.get(number).is_some_and(is_in) {
+            number = self.by_number.iter().position(is_in)?;
+        }
+        self.by_number.get_mut(number)?.as_mut()?.head_mut(reference)
+    }
+
+    /// The slot found last, dead or alive.
+    #[inline]
+    pub(crate) fn last(&mut self) -> Option<&mut Slot> {
+        self.by_number.get_mut(self.hot.get().number)?.as_mut()
     }
 
     /// Whether every slot may be written, and no write needs logging.
@@ -388,7 +301,7 @@ impl Slots {
             log: None,
             first_head,
             first_frame: base & !(PART as u64 - 1),
-            large: [frames as u32, (frames + mid) as u32],
+            big: mid as u32,
             heads,
         })
     }

@@ -16,20 +16,11 @@ const ROUND: usize = 16;
 const FLOOD: u8 = 3;
 
 impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
-    /// Adds `by` (1 or -1) to a count of the range of size `level` around `gfn`. Returns
-    /// the new value; 0 where no slot lies there that `generation` has a part in.
-    fn count(&mut self, gfn: u64, level: u8, generation: u64, by: i32) -> u32 {
-        let tag = self.generation.tag();
-        let Some(slot) = self.slots.at_mut(gfn).filter(|s| s.born <= generation) else {
-            return 0;
-        };
-        let index = slot.head_index(gfn, level);
-        let Some(heads) = slot.heads.get_mut(index) else {
-            return 0;
-        };
-        let value = heads.count.get(tag).saturating_add_signed(by);
-        heads.count.set(tag, value);
-        value
+    /// The heads of frame `gfn`, if it lies in a slot that `generation` has a part in.
+    #[inline]
+    fn frame_heads(&mut self, gfn: u64, generation: u64) -> Option<&mut Heads> {
+        let slot = self.slots.at_mut(gfn).filter(|slot| slot.born <= generation)?;
+        slot.frame_mut(gfn).map(|(_, heads)| heads)
     }
 
     /// How many shadow pages keep `gfn` from being writable.
@@ -38,7 +29,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let Some(slot) = self.slots.at(gfn) else {
             return 0;
         };
-        slot.heads.get(slot.head_index(gfn, 1)).count.get(self.generation.tag())
+        slot.heads_of(gfn, 1).count.get(self.generation.tag())
     }
 
     /// A new page shadows the table in `gfn`: nobody may map the frame large any more, or
@@ -53,17 +44,19 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             self.untracked = true;
             return 0;
         };
-        let [frame, mid, big] = [1, 2, 3].map(|level| slot.head_index(gfn, level));
-        let frame = slot.heads.frame_mut(frame);
+        let mut frame = slot.frame_mut(gfn).map(|(_, heads)| heads);
         // Tracked when the last zap-all began, and nothing lost the right to write since:
         // then no TLB has a writable translation, whoever has not flushed for the zap. So
         // vCPUs rebuild what they had without waiting for each other.
         let was_tracked = P::TAGGED
             && self.removal_epoch == self.zap_epoch
             && frame.as_ref().is_some_and(|heads| heads.count.before(tag, Self::TAG_MASK) > 0);
-        let begin = |heads: Option<&mut Heads>| heads.is_some_and(|heads| heads.begin_count(tag));
-        let mapped =
-            [begin(frame), begin(slot.heads.range_mut(mid)), begin(slot.heads.range_mut(big))];
+        let mut mapped = [frame.as_mut().is_some_and(|heads| heads.begin_count(tag)), false, false];
+        for level in [2, 3] {
+            if let Some((_, heads)) = slot.range_mut(gfn, level) {
+                mapped[usize::from(level) - 1] = heads.begin_count(tag);
+            }
+        }
         self.pool.meta_mut(page).tracked = true;
         if mapped == [false; 3] && !self.tlb_dirty {
             return if was_tracked { 0 } else { self.removal_epoch };
@@ -90,30 +83,51 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     }
 
     /// The inverse of [`Self::account`].
+    #[inline]
     pub(crate) fn unaccount(&mut self, page: PageNo) {
-        let meta = *self.pool.meta(page);
-        self.untrack(page);
+        let tag = self.generation.tag();
+        let meta = self.pool.meta_mut(page);
+        let (gfn, generation) = (meta.gfn, meta.generation);
+        let tracked = core::mem::take(&mut meta.tracked);
+        let Some(slot) = self.slots.at_mut(gfn).filter(|slot| slot.born <= generation) else {
+            return;
+        };
+        if tracked {
+            if let Some((_, heads)) = slot.frame_mut(gfn) {
+                heads.count.decrement(tag);
+            }
+        }
         for level in [2, 3] {
-            self.count(meta.gfn, level, meta.generation, -1);
+            if let Some((_, heads)) = slot.range_mut(gfn, level) {
+                heads.count.decrement(tag);
+            }
         }
     }
 
     /// Counts `page` among those that keep its gfn from being writable, and takes the
     /// right to write away. Returns whether a TLB may still hold it (I2).
     pub(crate) fn track(&mut self, page: PageNo) -> bool {
-        let gfn = self.pool.meta(page).gfn;
-        self.pool.meta_mut(page).tracked = true;
-        let first = self.count(gfn, 1, self.generation.now(), 1) == 1;
+        let tag = self.generation.tag();
+        let meta = self.pool.meta_mut(page);
+        meta.tracked = true;
+        let (gfn, generation) = (meta.gfn, meta.generation);
+        let Some(heads) = self.frame_heads(gfn, generation) else {
+            return false;
+        };
+        let first = heads.count.increment(tag) == 0;
         let changed = first && self.write_protect(gfn);
         changed || first && self.tlb_dirty
     }
 
     /// Stops counting `page`.
     pub(crate) fn untrack(&mut self, page: PageNo) {
-        let meta = *self.pool.meta(page);
-        if meta.tracked {
-            self.pool.meta_mut(page).tracked = false;
-            self.count(meta.gfn, 1, meta.generation, -1);
+        let tag = self.generation.tag();
+        let meta = self.pool.meta_mut(page);
+        let (gfn, generation) = (meta.gfn, meta.generation);
+        if core::mem::take(&mut meta.tracked) {
+            if let Some(heads) = self.frame_heads(gfn, generation) {
+                heads.count.decrement(tag);
+            }
         }
     }
 

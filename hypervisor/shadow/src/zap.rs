@@ -34,8 +34,8 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         self.stats.mmu_recycled += 1;
     }
 
-    /// Unlinks a page and sends its frame to limbo. vCPUs that have it as a root load
-    /// another before they enter.
+    /// Unlinks a page and frees its frame, once no vCPU in the guest can still use it. vCPUs
+    /// that have it as a root load another before they enter.
     fn retire_page(&mut self, page: PageNo) {
         if self.pool.meta(page).pins > 0 {
             self.unload_root(page);
@@ -51,14 +51,18 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         lap.end(&self.machine, Step::Lists);
         self.unlink(page);
         lap.end(&self.machine, Step::Unlinking);
-        let gfn = self.pool.meta(page).gfn;
-        self.directory.remove(gfn, page);
+        self.directory.remove(&mut self.pool.metas, page);
         lap.end(&self.machine, Step::Directory);
         // No lookup finds the page again (I5).
         self.pool.meta_mut(page).generation = NO_GENERATION;
         self.tlb_dirty = true;
         let epoch = self.open_epoch();
-        self.pool.retire(page, epoch);
+        if self.clock.acknowledged(epoch) {
+            // Nobody is in the guest: no need to wait.
+            self.pool.release(page);
+        } else {
+            self.pool.retire(page, epoch);
+        }
         lap.end(&self.machine, Step::Lists);
         if stale {
             lap.add_to(&mut self.stats.recycles);
@@ -162,7 +166,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let Some(slot) = self.slots.at(gfn) else {
             return false;
         };
-        slot.heads.get(slot.head_index(gfn, level)).count.get(self.generation.tag()) > 0
+        slot.heads_of(gfn, level).count.get(self.generation.tag()) > 0
     }
 
     /// Zaps the shadows of tables from `base` to `end`, in one slot; looks only into

@@ -30,7 +30,7 @@ fn traces() -> String {
                 gib_pages: true,
                 start_generation: 1,
                 disciplined: false,
-                audit_every: 64,
+                audit_every: 1,
                 physical_bits: 40,
             };
             let script = Script::random(setup, 77 + number as u64, 1500);

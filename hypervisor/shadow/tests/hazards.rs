@@ -214,6 +214,24 @@ fn h7_a_child_is_followed_only_with_its_gfn_and_role() {
     }
 }
 
+/// A device that writes past the door (`guest_wrote`) breaks what it promised, and sees old
+/// translations for it; but what hangs below must not serve two frames from then on.
+///
+/// Seen to fail when `child` does not compare the gfn.
+#[test]
+fn h7_a_child_of_another_gfn_is_not_followed_though_nobody_reported_the_write() {
+    for policy in PolicyKind::ALL {
+        let mut f = Fixture::new(policy, 1);
+        f.step(Op::Slot { slot: 1, place: Place::Gone });
+        f.step(Op::Slot { slot: 1, place: SKEWED });
+        assert_eq!(gpa(f.read(0, gva(8, 1))), Some(1025 << 12));
+        f.0.preset(entry(PD, 8), 8, 1536 << 12 | FULL | 0x80);
+        assert_eq!(gpa(f.read(0, gva(8, 2))), Some(1538 << 12));
+        f.poke(entry(PD, 13), 1024 << 12 | FULL | 0x80);
+        assert_eq!(gpa(f.read(0, gva(13, 2))), Some(1026 << 12));
+    }
+}
+
 /// Seen to fail when `zap_continue` goes on as long as there are pages, as without a generation.
 #[test]
 fn h9_faulting_vcpus_do_not_keep_a_zap_from_ending() {

@@ -1,7 +1,7 @@
 //! What a shadow page costs in memory, all together: at most 8,300 bytes, of which 8,192 are its table and
 //! its links.
 //!
-//! Seen to fail when the directory reserves four times as many places as there can be pages.
+//! Seen to fail when the directory reserves sixteen times as many chains as there can be pages.
 
 #[allow(dead_code, unreachable_pub, reason = "shared with the benchmarks")]
 #[path = "../benches/instructions/machine.rs"]
@@ -21,7 +21,6 @@ const MOST: u64 = 8300;
 
 #[test]
 fn a_page_with_its_metadata_and_its_place_in_the_directory_fits_in_8300_bytes() {
-    // The directory doubles: a quota just above a power of two is its worst.
     for quota in [4096, 16_384, 16_672, 24_576, 57_344, 60_000, 131_584] {
         let host: Host<Flat> = Host::new(quota, 16);
         let config = Config { quota, ..Config::default() };

@@ -55,16 +55,14 @@ impl Frames {
         Self { arena, slabs: Vec::new() }
     }
 
-    /// `bytes` of zeroed memory at a multiple of 4096, or `None`.
+    /// `bytes` of memory at a multiple of 4096, with whatever it holds, or `None`.
     fn allocate_bytes(&self, bytes: usize) -> Option<*mut u8> {
         let layout = Layout::from_size_align(bytes, FRAME_BYTES as usize).ok()?;
         // SAFETY: the layout's size is not zero: every caller asks for whole frames.
-        let start = unsafe { self.arena.lock().allocate(layout) }?.as_ptr();
-        // SAFETY: the allocation is `bytes` long and ours alone.
-        unsafe { start.write_bytes(0, bytes) };
-        Some(start)
+        Some(unsafe { self.arena.lock().allocate(layout) }?.as_ptr())
     }
 
+    /// A slab more. Its frames are zeroed one by one as they are taken.
     fn add_slab(&mut self) -> Option<&mut FrameSlab> {
         let start = self.allocate_bytes(SLAB_BYTES)?;
         self.slabs.push(FrameSlab { first: direct_map::physical(start), used: BitArray::ZERO });
@@ -105,6 +103,8 @@ impl PageSource for Frames {
     fn pages(&mut self, count: usize) -> Option<HostPages> {
         let bytes = count.checked_mul(FRAME_BYTES as usize).filter(|&bytes| bytes > 0)?;
         let start = self.allocate_bytes(bytes)?;
+        // SAFETY: the allocation is `bytes` long and ours alone.
+        unsafe { start.write_bytes(0, bytes) };
         let physical = HpaPage::new(Hpa::new(direct_map::physical(start)))?;
         #[expect(clippy::cast_ptr_alignment, reason = "allocated with a page's alignment")]
         let first = start.cast::<Page>();

@@ -51,6 +51,11 @@ impl<S: Store> TableMemory for Host<S> {
     }
 
     #[inline]
+    fn read_eight_entries(&self, at: Hpa) -> [u64; 8] {
+        self.tables.get_eight(at.as_u64())
+    }
+
+    #[inline]
     fn write_entry(&mut self, at: Hpa, value: u64) {
         self.tables.set(at.as_u64(), value);
     }

@@ -8,6 +8,12 @@ pub(crate) trait Store {
     /// The word at `at`.
     fn get(&self, at: u64) -> u64;
 
+    /// The eight words from `at`, which is 64-aligned.
+    #[inline]
+    fn get_eight(&self, at: u64) -> [u64; 8] {
+        std::array::from_fn(|n| self.get(at + n as u64 * 8))
+    }
+
     /// Changes the word at `at`.
     fn set(&mut self, at: u64, value: u64);
 
@@ -29,6 +35,13 @@ impl Store for Flat {
     #[inline]
     fn get(&self, at: u64) -> u64 {
         self.0[(at / 8) as usize]
+    }
+
+    /// One comparison for all eight.
+    #[inline]
+    fn get_eight(&self, at: u64) -> [u64; 8] {
+        let words = self.0[(at / 8) as usize..].first_chunk();
+        *words.expect("inside")
     }
 
     #[inline]

@@ -88,6 +88,8 @@ pub struct Offer {
 
 const BASIC_LEAVES: usize = LAST_BASIC as usize + 1;
 const EXTENDED_LEAVES: usize = (LAST_EXTENDED - EXTENDED) as usize + 1;
+/// The leaf that describes one cache a subleaf.
+const CACHE_LEAF: u32 = 4;
 const CACHE_SUBLEAVES: usize = 8;
 
 /// The guest's CPUID.
@@ -95,7 +97,7 @@ const CACHE_SUBLEAVES: usize = 8;
 pub struct Cpuid {
     basic: [Leaf; BASIC_LEAVES],
     extended: [Leaf; EXTENDED_LEAVES],
-    /// Leaf 4, which describes one cache a subleaf.
+    /// The subleaves of [`CACHE_LEAF`].
     caches: [Leaf; CACHE_SUBLEAVES],
     /// EAX of leaf 0xD, subleaf 1.
     xsave_instructions: u32,
@@ -109,18 +111,56 @@ impl Cpuid {
         let source = Source::new(&host, offer);
         let frequency_khz = u32::try_from(hertz.get() / 1_000).unwrap_or(u32::MAX);
         let mut cpuid = Self {
-            basic: core::array::from_fn(|index| source.leaf(index as u32, 0)),
-            extended: core::array::from_fn(|index| source.leaf(EXTENDED + index as u32, 0)),
-            caches: core::array::from_fn(|subleaf| source.leaf(4, subleaf as u32)),
-            xsave_instructions: source.leaf(XSAVE_LEAF, 1).eax,
+            basic: [Leaf::default(); BASIC_LEAVES],
+            extended: [Leaf::default(); EXTENDED_LEAVES],
+            caches: [Leaf::default(); CACHE_SUBLEAVES],
+            xsave_instructions: 0,
             layout: Layout::default(),
             frequency_khz,
         };
+        cpuid.apply_rules(&source);
+        cpuid.apply_features(&source);
         if cpuid.shows(1, Register::Ecx, 26) {
             cpuid.layout = Layout::new(&source.host, source.states);
         }
         cpuid.limit_linear_addresses();
         cpuid
+    }
+
+    /// Fills in what [`RULES`] name, each rule once: the machine waits for this.
+    fn apply_rules<F: Fn(u32, u32) -> Leaf>(&mut self, source: &Source<'_, F>) {
+        for rule in RULES {
+            if rule.leaf == CACHE_LEAF {
+                for (subleaf, shown) in (0..).zip(&mut self.caches) {
+                    rule.apply(&source.existing(CACHE_LEAF, subleaf), shown);
+                }
+            } else if let Some(shown) = self.leaf_mut(rule.leaf) {
+                rule.apply(&source.existing(rule.leaf, 0), shown);
+            }
+        }
+        self.basic[0].eax = self.basic[0].eax.min(LAST_BASIC);
+        self.extended[0].eax = self.extended[0].eax.min(LAST_EXTENDED);
+    }
+
+    /// Fills in the feature bits.
+    fn apply_features<F: Fn(u32, u32) -> Leaf>(&mut self, source: &Source<'_, F>) {
+        for (index, register) in FEATURES.iter().enumerate() {
+            let host = source.existing(register.leaf, register.subleaf);
+            let shown = source.features(index, host.register(register.register));
+            if (register.leaf, register.subleaf) == (XSAVE_LEAF, 1) {
+                self.xsave_instructions = shown;
+            } else if let Some(leaf) = self.leaf_mut(register.leaf) {
+                *leaf.register_mut(register.register) = shown;
+            }
+        }
+    }
+
+    /// Subleaf 0 of a leaf that the guest is shown.
+    fn leaf_mut(&mut self, leaf: u32) -> Option<&mut Leaf> {
+        match leaf.checked_sub(EXTENDED) {
+            Some(at) => self.extended.get_mut(at as usize),
+            None => self.basic.get_mut(leaf as usize),
+        }
     }
 
     /// What the guest reads, whose CR4 and XCR0 are these. Leaves that do not exist read
@@ -130,7 +170,7 @@ impl Cpuid {
     pub fn get(&self, leaf: u32, subleaf: u32, state: impl FnOnce() -> (Cr4, u64)) -> Leaf {
         match (self.basic.get(leaf as usize), leaf) {
             (Some(_), 1 | 7 | XSAVE_LEAF) => self.dynamic(leaf, subleaf, state()),
-            (Some(_), 4) => self.caches.get(subleaf as usize).copied().unwrap_or_default(),
+            (Some(_), CACHE_LEAF) => self.caches.get(subleaf as usize).copied().unwrap_or_default(),
             (Some(_), 0xb) if subleaf != 0 => Leaf::default(),
             (Some(found), _) => *found,
             (None, _) => self.beyond_basic(leaf),
@@ -299,28 +339,6 @@ impl<'a, F: Fn(u32, u32) -> Leaf> Source<'a, F> {
     fn existing(&self, leaf: u32, subleaf: u32) -> Leaf {
         let last = (self.host)(leaf & EXTENDED, 0).eax;
         if leaf <= last { (self.host)(leaf, subleaf) } else { Leaf::default() }
-    }
-
-    /// A leaf after the tables were applied to it.
-    fn leaf(&self, leaf: u32, subleaf: u32) -> Leaf {
-        let host = self.existing(leaf, subleaf);
-        let mut shown = Leaf::default();
-        for rule in RULES.iter().filter(|rule| rule.leaf == leaf) {
-            let value = host.register(rule.register) & rule.keep | rule.set;
-            *shown.register_mut(rule.register) = value;
-        }
-        for (index, register) in FEATURES.iter().enumerate() {
-            if register.leaf == leaf && register.subleaf == subleaf {
-                let value = host.register(register.register);
-                *shown.register_mut(register.register) = self.features(index, value);
-            }
-        }
-        match leaf {
-            0 => shown.eax = shown.eax.min(LAST_BASIC),
-            EXTENDED => shown.eax = shown.eax.min(LAST_EXTENDED),
-            _ => {}
-        }
-        shown
     }
 
     /// What is shown of `value`, the host's register at `index` in [`FEATURES`].
