@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cmdline::{DeviceSet, EndIs, Mmu};
 use crate::emulator::{Boot, Cpu, On};
+use crate::fw_cfg::FwCfg;
 
 /// Anchorite's tooling
 #[derive(Debug, Parser)]
@@ -65,6 +66,9 @@ pub(crate) struct GuestArgs {
     /// A module for the guest, for instance an initrd; may be repeated
     #[arg(long, value_name = "FILE")]
     pub(crate) module: Vec<PathBuf>,
+    /// A file in the configuration device, as QEMU's -fw_cfg takes it; may be repeated
+    #[arg(long, value_name = "name=N,string=S|file=F", value_parser = FwCfg::parse)]
+    pub(crate) fw_cfg: Vec<FwCfg>,
     /// What devices it finds [default: l3, and l4 for our Hermit applications]
     #[arg(long, value_enum)]
     pub(crate) devices: Option<DeviceSet>,

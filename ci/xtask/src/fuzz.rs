@@ -19,7 +19,7 @@ use crate::setup::{self, Need};
 use crate::workspace::{OUT, Workspace, cargo};
 
 /// The workspaces of fuzz targets, each apart from ours because the whole of it is instrumented.
-const FOLDERS: [&str; 2] = ["guest-loader/fuzz", "hypervisor/shadow/fuzz"];
+const FOLDERS: [&str; 3] = ["guest-loader/fuzz", "hypervisor/shadow/fuzz", "hypervisor/vmm/fuzz"];
 
 /// Named, so that the flags below are not those of build scripts and procedural macros.
 const HOST: &str = "x86_64-unknown-linux-gnu";

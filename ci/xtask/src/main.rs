@@ -24,6 +24,7 @@ mod error;
 mod experiment;
 mod freestanding;
 mod fuzz;
+mod fw_cfg;
 mod guest;
 mod initramfs;
 mod iso;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 use crate::cmdline::{DeviceSet, EndIs, Mmu};
 use crate::emulator::{Boot, Cpu, On, Typed, choose};
 use crate::error::{Error, Result};
+use crate::fw_cfg::FwCfg;
 use crate::initramfs::Initramfs;
 use crate::verdict::may_be_expected;
 
@@ -67,6 +68,9 @@ pub(crate) struct Run {
     pub(crate) hide: Option<String>,
     /// Changes to QEMU's processor; without effect elsewhere.
     pub(crate) cpu_flags: Option<String>,
+    /// Files in the configuration device.
+    #[serde(default)]
+    pub(crate) fw_cfg: Vec<FwCfg>,
     /// What is typed into the guest, which makes the run an interactive one.
     #[serde(default)]
     pub(crate) typed: Vec<Typed>,

@@ -200,6 +200,9 @@ fn modules(args: &GuestArgs, guest: &Guest, from: &Path) -> Result<Vec<Module>> 
         }
         modules.push(module(&without_blanks(&path)?, ""));
     }
+    for file in &args.fw_cfg {
+        modules.push(module(&file.path(from)?, &file.arguments()));
+    }
     Ok(modules)
 }
 

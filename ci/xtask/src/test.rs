@@ -194,6 +194,7 @@ fn arguments(cell: &Cell) -> RunArgs {
             reset_is: run.reset_is,
             triple_fault_is: run.triple_fault_is,
             module: Vec::new(),
+            fw_cfg: run.fw_cfg.clone(),
             hide: run.hide.clone(),
             zap: cell.zap.clone(),
             shadow_pages: run.shadow_pages,

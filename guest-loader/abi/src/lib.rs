@@ -31,3 +31,7 @@ pub const CPUID_SIGNATURE: [u8; 12] = *b"AnchoriteHV\0";
 /// In a guest's command line this stands for the rate of the time stamp counter in kHz, for
 /// kernels that have no timer to measure it by.
 pub const TSC_KHZ_WORD: &str = "%tsc_khz%";
+
+/// A boot module whose arguments are this and a name is no module of the guest but a file of
+/// that name in the configuration device (fw_cfg).
+pub const FW_CFG_WORD: &str = "fw_cfg=";

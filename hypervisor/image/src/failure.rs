@@ -7,6 +7,7 @@ use anchorite_shadow::{AddVcpuError, ConfigError};
 use anchorite_vcpu::Unavailable;
 use anchorite_vmm::action::Stop;
 use anchorite_vmm::cpuid::CannotHide;
+use anchorite_vmm::devices::fw_cfg::{BadFile, MOST_FILES, NAME_BYTES};
 use anchorite_vmm::memory::SlotError;
 use anchorite_vmm::translation::OutOfTables;
 use core::fmt;
@@ -46,6 +47,13 @@ pub(crate) enum Failure<'a> {
     OutOfTables(OutOfTables),
     /// The guest file cannot be loaded.
     Load(LoadError),
+    /// A file for the configuration device is refused.
+    FwCfg {
+        /// Its name there.
+        name: &'static str,
+        /// Why.
+        error: BadFile,
+    },
     /// A Hermit kernel uses the local APIC without asking whether there is one.
     HermitWithoutApic {
         /// Its file.
@@ -84,6 +92,13 @@ impl fmt::Display for Failure<'_> {
             Self::Slot(error) => error.fmt(f),
             Self::OutOfTables(error) => error.fmt(f),
             Self::Load(error) => error.fmt(f),
+            Self::FwCfg { name, error: BadFile::Name } => write!(
+                f,
+                "fw_cfg={name}: a file's name has 1 to {NAME_BYTES} bytes and occurs once"
+            ),
+            Self::FwCfg { name, error: BadFile::TooMany } => {
+                write!(f, "fw_cfg={name}: there are {MOST_FILES} files already; leave some out")
+            }
             Self::HermitWithoutApic { file, devices } => write!(
                 f,
                 "{file}: a Hermit kernel needs a local APIC, which devices={} lacks; \

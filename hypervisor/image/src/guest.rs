@@ -4,17 +4,18 @@ use crate::failure::Failure;
 use alloc::string::String;
 use alloc::string::ToString;
 use alloc::vec::Vec;
-use anchorite_abi::{DeviceSet, Options, TSC_KHZ_WORD};
+use anchorite_abi::{DeviceSet, FW_CFG_WORD, Options, TSC_KHZ_WORD};
 use anchorite_addr::{Gpa, PAGE_BYTES};
 use anchorite_loader::{
     self as loader, Entry, Format, Guest, Kind, MemoryRange, OutsideRam, RangeKind,
 };
 use anchorite_platform::clock;
 use anchorite_platform::host::HermitHost;
-use anchorite_platform::memory::{GuestRam, ShadowMachine, modules};
+use anchorite_platform::memory::{GuestRam, Module, ShadowMachine, modules};
 use anchorite_shadow::{AnyMmu, Config, PolicyKind};
 use anchorite_vcpu::{Capabilities, DescriptorTable, Gpr, Vcpu};
 use anchorite_vmm::cpuid::{Cpuid, Hidden, LocalApic, Offer};
+use anchorite_vmm::devices::fw_cfg::{Contents, FwCfg};
 use anchorite_vmm::host::Host;
 use anchorite_vmm::machine::Machine;
 use anchorite_vmm::memory::{AccessError, GuestMemory, Memslot, SlotId};
@@ -47,6 +48,7 @@ pub(crate) fn load<'a, B: Vcpu, T: Translation>(
     let hertz = machine.host().hertz();
     let placed = place(machine.memory(), ram.bytes(), hertz, options)?;
     let _ = machine.host().console().write_str(&placed.notes);
+    machine.serve_fw_cfg(placed.fw_cfg);
     if let Some(files) = placed.uhyve {
         machine.serve_uhyve(files);
     }
@@ -61,6 +63,7 @@ struct Placed {
     notes: String,
     /// What a Hermit kernel asks for by hypercalls.
     uhyve: Option<Files>,
+    fw_cfg: FwCfg,
 }
 
 /// Places the guest and its modules in `memory`. Not generic, so that the loader is in the image once.
@@ -73,6 +76,7 @@ fn place<'a>(
     let mut files = modules();
     let file = files.next().ok_or(Failure::NoGuest)?;
     let modules: Vec<_> = files
+        .filter(|module| fw_cfg_name(module).is_none())
         .map(|module| loader::Module {
             name: module.name,
             bytes: module.bytes,
@@ -110,12 +114,36 @@ fn place<'a>(
         Format::Hermit => Some(hermit_files(file.name, &command_line)),
         _ => None,
     };
-    Ok(Placed { state: start_state(&loaded.entry), notes, uhyve })
+    let contents = Contents {
+        ram_bytes,
+        kernel: file.bytes,
+        initrd: modules.first().map_or(&[], |module| module.bytes),
+        command_line,
+    };
+    Ok(Placed { state: start_state(&loaded.entry), notes, uhyve, fw_cfg: fw_cfg(contents)? })
+}
+
+/// The name of the file that a boot module is in the configuration device.
+fn fw_cfg_name(module: &Module) -> Option<&'static str> {
+    module.arguments.strip_prefix(FW_CFG_WORD)
+}
+
+/// The configuration device with the files that came as boot modules.
+fn fw_cfg<'a>(contents: Contents) -> Result<FwCfg, Failure<'a>> {
+    let mut fw_cfg = FwCfg::new(contents);
+    for module in modules().skip(1) {
+        if let Some(name) = fw_cfg_name(&module) {
+            let added = fw_cfg.add_file(name, module.bytes);
+            added.map_err(|error| Failure::FwCfg { name, error })?;
+        }
+    }
+    Ok(fw_cfg)
 }
 
 /// The modules behind the guest, and its arguments.
 fn hermit_files(program: &str, command_line: &str) -> Files {
-    let files = modules().skip(1).map(|module| File::new(module.name, module.bytes));
+    let files = modules().skip(1).filter(|module| fw_cfg_name(module).is_none());
+    let files = files.map(|module| File::new(module.name, module.bytes));
     Files::new(files.collect(), program, command_line)
 }
 

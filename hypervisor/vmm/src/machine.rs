@@ -4,6 +4,7 @@ use crate::action::Stop;
 use crate::bench::Bench;
 use crate::counters::{Counters, Kind};
 use crate::cpuid::Cpuid;
+use crate::devices::fw_cfg::FwCfg;
 use crate::devices::{self, Devices, Now};
 use crate::events::Events;
 use crate::exits::Unprotected;
@@ -166,6 +167,11 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     pub fn serve_uhyve(&mut self, files: Files) {
         self.devices.add_uhyve();
         self.files = files;
+    }
+
+    /// What the configuration device tells, where the devices have one.
+    pub fn serve_fw_cfg(&mut self, fw_cfg: FwCfg) {
+        self.devices.fw_cfg = fw_cfg;
     }
 
     /// Adds guest memory; see [`GuestMemory::add_slot`].

@@ -146,6 +146,7 @@ impl Bench {
                 mem: Some(self.mem),
                 append: self.append.clone(),
                 kind: None,
+                fw_cfg: Vec::new(),
                 devices: Some(DeviceSet::default()),
                 until: None,
                 reset_is: EndIs::default(),

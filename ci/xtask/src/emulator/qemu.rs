@@ -4,6 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 
+use anchorite_abi::FW_CFG_WORD;
+
 use super::{Boot, Cpu, Machine, On, Session, Source};
 use crate::cmdline::Module;
 use crate::error::{Error, Result};
@@ -88,9 +90,18 @@ fn boot_arguments(machine: &Machine) -> Vec<String> {
         Some((guest, rest)) if machine.bare => (guest, rest),
         _ => (&machine.image, machine.modules.as_slice()),
     };
+    // QEMU has a device of its own for them, which is the reference for ours.
+    let (files, modules): (Vec<Module>, Vec<Module>) = modules
+        .iter()
+        .cloned()
+        .partition(|module| machine.bare && module.arguments.starts_with(FW_CFG_WORD));
+    for file in files {
+        let name = file.arguments.trim_start_matches(FW_CFG_WORD);
+        add(&["-fw_cfg", &format!("name={name},file={}", file.path.replace(',', ",,"))]);
+    }
     add(&["-kernel", &kernel.path, "-append", &kernel.arguments]);
     if !modules.is_empty() {
-        add(&["-initrd", &Module::qemu_list(modules)]);
+        add(&["-initrd", &Module::qemu_list(&modules)]);
     }
     words
 }

@@ -5,6 +5,7 @@ mod effect;
 pub use effect::Effect;
 
 use super::cmos::{self, Cmos};
+use super::fw_cfg::{self, FwCfg};
 use super::i8042::I8042;
 use super::irq::{APIC_BASE, Interrupts, line};
 use super::mmio_test::MmioTest;
@@ -74,6 +75,8 @@ pub struct Devices {
     pub unknown: UnknownPorts,
     /// The text screen's registers.
     pub vga: Vga,
+    /// What the machine tells of itself.
+    pub fw_cfg: FwCfg,
     pit: Pit,
     cmos: Cmos,
     i8042: I8042,
@@ -109,6 +112,7 @@ impl Devices {
             post: PostCodes::default(),
             unknown: UnknownPorts::default(),
             vga: Vga::default(),
+            fw_cfg: FwCfg::default(),
             pit: Pit::default(),
             cmos: if config.set >= DeviceSet::L3 { Cmos::new(config.cmos) } else { Cmos::flat() },
             reset: ResetPorts::default(),
@@ -248,6 +252,7 @@ impl Devices {
                 self.update_cmos(now);
                 value
             }
+            fw_cfg::SELECTOR | fw_cfg::DATA if self.has(DeviceSet::L3) => self.fw_cfg.read(),
             port::POST => self.post.latest(),
             port::DEBUG_CONSOLE => port::DEBUG_CONSOLE as u8,
             0x3cc => self.vga.misc(),
@@ -286,6 +291,7 @@ impl Devices {
                 self.cmos.write(value, now);
                 self.update_cmos(now);
             }
+            fw_cfg::SELECTOR | fw_cfg::DATA if self.has(DeviceSet::L3) => {}
             0x3c2 => self.vga.set_misc(value),
             0x3d4 => self.vga.select(value),
             0x3d5 => self.vga.write_crtc(value),
@@ -315,6 +321,9 @@ impl Devices {
         match port {
             0xcf8 if size == 4 && self.has(DeviceSet::L4) => self.pci.address(),
             0xcfc..=0xcff if self.has(DeviceSet::L4) => all_ones(size),
+            fw_cfg::DMA_HIGH | fw_cfg::DMA_LOW if size == 4 && self.has(DeviceSet::L3) => {
+                FwCfg::read_dma(port)
+            }
             power::PORT..=power::LAST_PORT if self.has(DeviceSet::L4) => {
                 self.power.read(port - power::PORT, size, now)
             }
@@ -326,6 +335,13 @@ impl Devices {
         match port {
             0xcf8 if size == 4 && self.has(DeviceSet::L4) => self.pci.set_address(value),
             0xcfc..=0xcff if self.has(DeviceSet::L4) => {}
+            fw_cfg::SELECTOR if size == 2 && self.has(DeviceSet::L3) => {
+                self.fw_cfg.select(value as u16);
+            }
+            fw_cfg::DMA_HIGH | fw_cfg::DMA_LOW if size == 4 && self.has(DeviceSet::L3) => {
+                let command = self.fw_cfg.write_dma(port, value);
+                return command.map_or(Effect::None, |command| Effect::FwCfg { command });
+            }
             power::PORT..=power::LAST_PORT if self.has(DeviceSet::L4) => {
                 if self.power.write(port - power::PORT, size, value, now) {
                     return Effect::PowerOff;

@@ -15,6 +15,7 @@
 //! | [`power`] | ACPI's fixed hardware: timer, power-off | 0x600–0x60b |
 //! | [`pit`] | 8254 timer channels, IRQ 0; port B's gate and output of channel 2 | 0x40–0x43, 0x61 |
 //! | [`cmos`] | real-time clock, IRQ 8; CMOS memory | 0x70, 0x71 |
+//! | [`fw_cfg`] | QEMU's configuration device | 0x510, 0x511, 0x514–0x51b |
 //! | [`i8042`] | keyboard controller without a keyboard; its reset line | 0x60, 0x64 |
 //! | [`reset`] | the other ways to reset | 0x92, 0xcf9 |
 //! | [`vga`] | CRT controller and status of a text-mode VGA | 0x3c2, 0x3cc, 0x3d4, 0x3d5, 0x3da |
@@ -34,6 +35,7 @@
 pub mod apic;
 pub mod bus;
 pub mod cmos;
+pub mod fw_cfg;
 pub mod i8042;
 mod ioapic;
 pub mod irq;

@@ -6,6 +6,7 @@ use crate::host::Host;
 use crate::machine::Machine;
 use crate::translation::Translation;
 use anchorite_abi::port;
+use anchorite_addr::Gpa;
 use anchorite_vcpu::exit::{Direction, IoExit};
 use anchorite_vcpu::{ControlRegister, Gpr, Vcpu};
 
@@ -81,6 +82,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             }
             Effect::Reset => return Err(Stop::Reset),
             Effect::PowerOff => return Err(Stop::PowerOff),
+            Effect::FwCfg { command } => self.fw_cfg_command(Gpa::new(command)),
             Effect::Uhyve { call, argument } => return self.uhyve(call, argument),
         }
         Ok(())

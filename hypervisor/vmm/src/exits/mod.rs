@@ -6,6 +6,7 @@ mod debug;
 mod environment;
 #[cfg(test)]
 mod feature_tests;
+mod fw_cfg;
 mod halt;
 mod hypercall;
 mod io;

@@ -1,4 +1,5 @@
-//! The devices of a PC: interrupt controllers, timers, clock, keyboard controller, APICs.
+//! The devices of a PC: interrupt controllers, timers, clock, keyboard controller,
+//! configuration device, APICs.
 //!
 //! What is there is found out as a kernel does it, told on the console, and checked.
 //! Nothing in it is particular to Anchorite, so that a bare machine, whose devices others
@@ -12,6 +13,7 @@
 mod acpi;
 mod apic;
 mod clock;
+mod fw_cfg;
 mod keyboard;
 mod pic;
 mod timer;
@@ -47,6 +49,10 @@ fn run(boot: &BootInfo) -> Status {
     if keyboard::is_there() {
         println!("devices: keyboard controller");
         keyboard::check(&mut report);
+    }
+    if fw_cfg::is_there() {
+        println!("devices: fw_cfg");
+        fw_cfg::check(&mut report);
     }
     if apic::is_there() {
         println!("devices: APICs");

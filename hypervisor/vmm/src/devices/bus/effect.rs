@@ -35,6 +35,11 @@ pub enum Effect {
     Reset,
     /// The guest switched the machine off.
     PowerOff,
+    /// Carry out the configuration device's command at this address.
+    FwCfg {
+        /// Guest-physical.
+        command: u64,
+    },
     /// Carry out a hypercall of uhyve.
     Uhyve {
         /// Which.
