@@ -238,7 +238,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         if slot.read_only && access.is_write() {
             return FaultOutcome::ReadOnly { gpa };
         }
-        let (page, level) = match self.table_for::<F>(from, walk, gva, granted) {
+        let (page, level) = match self.table_for::<F>(from, walk, gva) {
             Ok(found) => found,
             Err(shortage) => return shortage.into(),
         };
@@ -265,11 +265,10 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         from: PageNo,
         walk: &Walk,
         gva: Gva,
-        granted: Rights,
     ) -> Result<(PageNo, u8), Shortage> {
         let mut level = self.mapping_level(walk);
         loop {
-            let page = self.descend::<F>(from, walk, gva, level, granted)?;
+            let page = self.descend::<F>(from, walk, gva, level)?;
             let still = if level == 1 { 1 } else { self.mapping_level(walk) };
             if still == level {
                 return Ok((page, level));
@@ -341,7 +340,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// Remembers that `walk` leads nowhere. Failing to costs only the next walk.
     #[cold]
     fn cache_mmio<F: GuestFormat>(&mut self, from: PageNo, walk: &Walk, gva: Gva, granted: Rights) {
-        if let Ok(page) = self.descend::<F>(from, walk, gva, 1, granted) {
+        if let Ok(page) = self.descend::<F>(from, walk, gva, 1) {
             let spte = mmio::entry(walk.gfn, granted, self.mmio_generation);
             self.set_marker(Node::new(page, gva.table_index(1)), spte);
             self.mmio_cached = true;

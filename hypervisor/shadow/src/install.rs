@@ -267,7 +267,6 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         walk: &Walk,
         gva: Gva,
         target: u8,
-        granted: Rights,
     ) -> Result<PageNo, Shortage> {
         let base = self.pool.meta(from).role.to_base();
         let key = if base.pke() { walk.key } else { 0 };
@@ -280,7 +279,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
                 (walk.tables[below as usize], table_role::<F>(base, below, rights, gva))
             } else {
                 let cover = (1u64 << (9 * u32::from(below))) - 1;
-                (walk.gfn & !cover, base.at(below, granted).direct().keyed(key))
+                (walk.gfn & !cover, base.at(below, walk.offered()).direct().keyed(key))
             };
             let node = Node::new(page, gva.table_index(level));
             page = self.child(node, gfn, role)?;

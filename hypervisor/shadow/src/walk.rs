@@ -103,6 +103,16 @@ impl Walk {
         Hpa::new(self.places[1])
     }
 
+    /// The rights of a direct page below the large entry that the walk ended at.
+    ///
+    /// They are the entry's own, whatever the access was: CR0.WP = 0 lets a supervisor write
+    /// what others may read only, and were that another page, an instruction that needs both
+    /// kinds of access would make each replace the other without end.
+    #[inline]
+    pub(crate) const fn offered(&self) -> Rights {
+        if self.dirty { self.rights } else { self.rights & !WRITE }
+    }
+
     /// Where `gva` lands.
     pub(crate) fn translation(&self, gva: Gva, four_byte: bool) -> Translation {
         let size = match (self.level, four_byte) {

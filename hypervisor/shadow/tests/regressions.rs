@@ -212,3 +212,32 @@ fn what_is_above_a_lowered_quota_is_evicted_by_the_fault_that_needs_a_frame() {
         assert!(usage.active <= usage.quota, "{policy:?}: {usage:?}");
     }
 }
+
+/// memtest86+ for i386 does so: supervisor code and its data in one read-only 2 MiB page, which
+/// CR0.WP = 0 lets it write. Each access used to put another direct page into the way of the
+/// other, forever.
+#[test]
+fn a_supervisor_reads_and_writes_a_large_read_only_page_by_turns_without_a_fault() {
+    const READ_ONLY: u64 = 0x61;
+    for (user, smep) in [(0, 0), (4, 0), (4, 1 << 20)] {
+        let mut f = Fixture::new(PolicyKind::Tagged, 1);
+        f.step(Op::Control { vcpu: 0, cr0: 0x8000_0001, cr4: 0x20 | smep, efer: 0x900, pkru: 0 });
+        f.poke(fixture::entry(fixture::PD, 8), 1024 << 12 | READ_ONLY | user | 0x80);
+        // Tables in it keep it from being mapped whole.
+        f.poke(fixture::entry(fixture::PD, 11), 1030 << 12 | 0x67);
+        f.read(0, gva(11, 0));
+        let kinds = [(AccessOp::Read, 1), (AccessOp::Write, 2)];
+        let turn = |f: &mut Fixture| {
+            for (op, page) in kinds {
+                let op = access(op, false);
+                f.step(Op::Access { vcpu: 0, gva: gva(8, page), access: op, value: 0 });
+            }
+        };
+        turn(&mut f);
+        turn(&mut f);
+        let taken = f.0.mmu.stats().pf_taken;
+        f.step(Op::Cr3 { vcpu: 0, root: 0 });
+        turn(&mut f);
+        assert_eq!(f.0.mmu.stats().pf_taken, taken, "user {user}, SMEP {smep:#x}");
+    }
+}
