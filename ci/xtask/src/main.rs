@@ -18,6 +18,7 @@ mod bench;
 mod cli;
 mod cmdline;
 mod cpio;
+mod cpuid;
 mod debian;
 mod emulator;
 mod error;

@@ -68,6 +68,9 @@ pub(crate) struct Run {
     pub(crate) hide: Option<String>,
     /// Changes to QEMU's processor; without effect elsewhere.
     pub(crate) cpu_flags: Option<String>,
+    /// The guest prints CPUID, which may differ from what it prints bare only as declared.
+    #[serde(default)]
+    pub(crate) cpuid_declared: bool,
     /// Files in the configuration device.
     #[serde(default)]
     pub(crate) fw_cfg: Vec<FwCfg>,
@@ -242,6 +245,10 @@ impl Run {
         } else if self.boot != Boot::Direct && (self.cpu.contains(&Cpu::Intel) || self.on.is_some())
         {
             "boots QEMU another way, but does not run on QEMU alone".to_owned()
+        } else if self.cpuid_declared && (self.cpu != [Cpu::Amd] || self.on.is_some() || self.bare)
+        {
+            "compares CPUID with the bare machine's, which only QEMU runs: cpu = [\"amd\"]"
+                .to_owned()
         } else if !self.typed.is_empty() && self.cpu.contains(&Cpu::Intel) {
             "types into the guest, which only QEMU lets one do".to_owned()
         } else {
@@ -338,6 +345,7 @@ mod tests {
         assert!(fault("timeout = 20", "timeout = 20\nicount = true").contains("no VMX"));
         assert!(fault("timeout = 20", "timeout = 20\ntimeuot = 3").contains("timeuot"));
         assert!(fault("timeout = 20", "timeout = 20\nbare = true").contains("one run in QEMU"));
+        assert!(fault("timeout = 20", "timeout = 20\ncpuid_declared = true").contains("only QEMU"));
         assert!(fault("\"amd\"", "\"arm\"").starts_with("ci/matrix.toml: "));
     }
 

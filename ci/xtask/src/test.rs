@@ -13,11 +13,12 @@ use indicatif::ProgressBar;
 
 use crate::bench;
 use crate::cli::{GuestArgs, RunArgs, TestArgs};
+use crate::cpuid;
 use crate::emulator::{self, Machine, On, Outcome};
 use crate::error::{Error, Result};
 use crate::freestanding;
 use crate::guest::Guest;
-use crate::matrix::{Cell, Matrix};
+use crate::matrix::{Cell, Matrix, Run};
 use crate::process::{self, on_path};
 use crate::progress;
 use crate::run;
@@ -140,7 +141,10 @@ fn run_all(cells: &[Cell], matrix: &Matrix, jobs: usize) -> Vec<Finished> {
 fn run_cell(cell: &Cell, matrix: &Matrix, bar: &ProgressBar) -> Finished {
     bar.set_message(cell.to_string());
     let (fault, outcome) = match attempt(cell, matrix) {
-        Ok(outcome) => (judged(cell, &outcome), Some(outcome)),
+        Ok(outcome) => {
+            let fault = judged(cell, &outcome);
+            (fault.or_else(|| undeclared(cell, matrix, &outcome)), Some(outcome))
+        }
         Err(error) => (Some(error.to_string()), None),
     };
     let row = row(cell, outcome.as_ref(), fault.is_none());
@@ -223,6 +227,22 @@ fn judged(cell: &Cell, outcome: &Outcome) -> Option<String> {
     }
     let missing = cell.run.console.iter().find(|text| !outcome.text.contains(text.as_str()))?;
     Some(format!("the console lacks {missing:?}"))
+}
+
+/// How CPUID differs from the bare machine's without being declared to, where that is asked for.
+fn undeclared(cell: &Cell, matrix: &Matrix, outcome: &Outcome) -> Option<String> {
+    if !cell.run.cpuid_declared {
+        return None;
+    }
+    let run = Run { bare: true, ..cell.run.clone() };
+    let bare = attempt(&Cell { run, ..cell.clone() }, matrix);
+    let compared =
+        bare.and_then(|bare| cpuid::undeclared(&bare.text, &outcome.text, cell.run.devices));
+    match compared {
+        Ok(faults) if faults.is_empty() => None,
+        Ok(faults) => Some(faults.join("; ")),
+        Err(error) => Some(error.to_string()),
+    }
 }
 
 fn announce(finished: &Finished, outcome: Option<&Outcome>) {
