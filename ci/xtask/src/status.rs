@@ -4,8 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::OpenOptions;
+use std::io::{self, Read, Seek, Write as _};
 use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{Error, Result};
 
@@ -44,10 +47,21 @@ pub(crate) struct Row {
     pub(crate) seconds: f64,
 }
 
-/// Puts `rows` into the table in `file`.
+/// Puts `rows` into the table in `file`, which is made where it is not there. Calls that run side by
+/// side wait for each other, so that none loses another's rows.
 pub(crate) fn write(file: &Path, rows: &[Row], commit: &str) -> Result<()> {
-    let before = fs::read_to_string(file).unwrap_or_default();
-    fs::write(file, merged(&before, rows, commit)).map_err(Error::io(file))
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    let mut table = options.open(file).map_err(Error::io(file))?;
+    // Held until the file is closed.
+    flock(&table, FlockOperation::LockExclusive)
+        .map_err(|errno| Error::io(file)(io::Error::from(errno)))?;
+    let mut before = String::new();
+    table.read_to_string(&mut before).map_err(Error::io(file))?;
+    let text = merged(&before, rows, commit);
+    table.rewind().map_err(Error::io(file))?;
+    table.set_len(0).map_err(Error::io(file))?;
+    table.write_all(text.as_bytes()).map_err(Error::io(file))
 }
 
 /// The sum of all exits in what a run printed: the line `all` of its counters.
@@ -164,6 +178,21 @@ mod tests {
             ]
         );
         assert_eq!(second.matches("Which guest runs where").count(), 1);
+    }
+
+    #[test]
+    fn calls_side_by_side_lose_none_of_each_others_rows() {
+        let file = std::env::temp_dir().join(format!("anchorite-status-{}", std::process::id()));
+        let names: Vec<String> = (0..20).map(|number| format!("g:{number} amd")).collect();
+        std::thread::scope(|scope| {
+            for name in &names {
+                scope.spawn(|| write(&file, &[row(name, true)], "1111111").unwrap());
+            }
+        });
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        assert!(names.iter().all(|name| text.contains(&format!("| `{name}` |"))), "{text}");
+        assert_eq!(text.matches("| 1111111 |").count(), names.len());
     }
 
     #[test]
