@@ -231,6 +231,12 @@ pub(crate) struct BenchArgs {
     /// Measure without Anchorite, and compare with nothing
     #[arg(long, conflicts_with = "accept")]
     pub(crate) bare: bool,
+    /// Measure a guest's time on plain QEMU, with nested and with shadow paging, in turns
+    #[arg(long, requires = "guest", conflicts_with_all = ["accept", "bare", "large", "json", "mmu"])]
+    pub(crate) wall: bool,
+    /// With `--wall`: how often each has its turn
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
     /// With `engine`: zap-alls of 131,072 and 1,048,576 pages instead, which take minutes
     #[arg(long)]
     pub(crate) large: bool,

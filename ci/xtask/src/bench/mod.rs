@@ -10,6 +10,7 @@ mod policies;
 mod race;
 mod recorded;
 pub(crate) mod results;
+mod wall;
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -60,6 +61,7 @@ pub(crate) fn bench(workspace: &Workspace, args: &BenchArgs, from: &Path) -> Res
         Some(engine::ENGINE) => engine::bench(workspace, args, from),
         Some(policies::POLICIES) => policies::compare(workspace, args),
         Some(race::RACE) => race::race(workspace, args, from),
+        Some(guest) if args.wall => wall::wall(workspace, guest, args, from),
         Some(guest) => one(workspace, guest, args, from),
     }
 }
