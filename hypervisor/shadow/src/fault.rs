@@ -42,13 +42,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         match &outcome {
             FaultOutcome::Fixed => stats.pf_fixed += 1,
             FaultOutcome::Spurious => stats.pf_spurious += 1,
-            FaultOutcome::Guest(_) => {
-                stats.pf_guest += 1;
-                // A #PF forgets cached translations of its address, and what an unsync table
-                // still grants counts as cached. Intel SDM vol. 3, 4.10.4.1 "Operations that
-                // Invalidate TLBs and Paging-Structure Caches".
-                self.sync_address(id, gva);
-            }
+            FaultOutcome::Guest(_) => stats.pf_guest += 1,
             FaultOutcome::EmulateWrite { .. } | FaultOutcome::Emulate { .. } => {
                 stats.pf_emulate += 1;
             }
@@ -98,13 +92,45 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         } else {
             match self.build_path::<F>(id, from, gva, access) {
                 Ok(page) => page,
-                Err(outcome) => return outcome,
+                Err(outcome) => return self.forgetting(id, gva, outcome),
             }
         };
+        self.fault_below::<F>(id, page, gva, access)
+    }
+
+    /// A fault of an access that leaf table `page` leads to.
+    #[inline]
+    fn fault_below<F: GuestFormat>(
+        &mut self,
+        id: VcpuId,
+        page: PageNo,
+        gva: Gva,
+        access: Access,
+    ) -> FaultOutcome {
         match self.fault_at_leaf::<F>(id, page, gva, access) {
+            Some(FaultOutcome::Guest(fault)) => {
+                if self.pool.meta(page).unsync {
+                    self.sync_one(Node::new(page, gva.table_index(1)));
+                }
+                FaultOutcome::Guest(fault)
+            }
             Some(outcome) => outcome,
-            None => self.fault_at_length::<F>(id, page, gva, access),
+            None => {
+                let outcome = self.fault_at_length::<F>(id, page, gva, access);
+                self.forgetting(id, gva, outcome)
+            }
         }
+    }
+
+    /// A #PF forgets cached translations of its address, and what an unsync table still grants
+    /// counts as cached. Intel SDM vol. 3, 4.10.4.1 "Operations that Invalidate TLBs and
+    /// Paging-Structure Caches".
+    #[inline(never)]
+    fn forgetting(&mut self, id: VcpuId, gva: Gva, outcome: FaultOutcome) -> FaultOutcome {
+        if matches!(outcome, FaultOutcome::Guest(_)) {
+            self.sync_address(id, gva);
+        }
+        outcome
     }
 
     /// The long way: every decision, in order.
@@ -177,6 +203,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let control = &self.vcpus[id.index()].control;
         match walk::<F, M>(control, &self.slots, &self.machine, gva, access) {
             Ok(_) => FaultOutcome::Spurious,
+            // Without a root nothing is cached that it would have to forget.
             Err(fault) => FaultOutcome::Guest(fault),
         }
     }
@@ -328,7 +355,14 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
 
     /// Enters the frame of size `level` around `gfn` in `node`.
     #[inline]
-    fn map_frame(&mut self, node: Node, level: u8, gfn: u64, rights: Rights, key: u64) -> bool {
+    pub(crate) fn map_frame(
+        &mut self,
+        node: Node,
+        level: u8,
+        gfn: u64,
+        rights: Rights,
+        key: u64,
+    ) -> bool {
         let first = gfn & !((1u64 << (9 * u32::from(level - 1))) - 1);
         let Some(slot) = self.slots.at(gfn) else {
             return false;

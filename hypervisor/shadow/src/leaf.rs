@@ -4,20 +4,31 @@
 //! left out: at the first sign of it the short way gives up before it has changed anything
 //! that matters, and the long way decides. So nothing is decided here that could differ.
 
-use anchorite_addr::{Gva, Hpa};
+use anchorite_addr::{Gpa, Gva, Hpa};
 
-use crate::access::Access;
+use crate::access::{Access, PageFault};
 use crate::flush::VcpuId;
 use crate::install::leaf;
 use crate::memory::Machine;
 use crate::mmu::Mmu;
 use crate::outcome::FaultOutcome;
-use crate::page::{ENTRIES, Node, PageNo};
+use crate::page::{ENTRIES, Node, PageNo, State};
 use crate::paging::GuestFormat;
 use crate::paging::entry::{ACCESSED, DIRTY, FRAME, KEY, PRESENT, WRITABLE, rights};
 use crate::policy::ZapPolicy;
-use crate::role::WRITE;
-use crate::walk::forbidden;
+use crate::role::{Rights, Role, WRITE};
+use crate::walk::{absent, forbidden};
+
+/// A guest's leaf entry that permits an access.
+#[derive(Clone, Copy)]
+struct GuestLeaf {
+    place: Hpa,
+    gpte: u64,
+    /// The frame it maps, the rights that are left, and the protection key.
+    gfn: u64,
+    granted: Rights,
+    key: u64,
+}
 
 impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// Resolves a fault below leaf table `page`; `None` where the long way must.
@@ -32,22 +43,28 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let control = &self.vcpus[id.index()].control;
         let meta = self.pool.meta(page);
         let write = access.is_write();
-        if !self.slots.is_plain() || write && !control.wp || self.mixes_entry_sizes::<F>() {
-            return None;
-        }
         let host = self.slots.host_frame(meta.gfn)?;
         let place = Hpa::new(host << 12 | F::index(gva, 1) << F::ENTRY_SHIFT);
         let gpte = F::read(&self.machine, place);
+        if gpte & PRESENT == 0 {
+            return Some(FaultOutcome::Guest(absent(control, gva, access)));
+        }
+        if gpte & control.reserved[1][0] != 0 {
+            return None;
+        }
         let mut granted = rights(gpte) & meta.role.access();
-        let key = if control.pke { gpte & KEY } else { 0 };
-        if gpte & PRESENT == 0
-            || gpte & control.reserved[1][0] != 0
-            || !control.allows(access, granted)
-                && forbidden(control, access, granted, key).is_some()
-        {
+        if !control.allows(access, granted) {
+            if let Some(code) = forbidden(control, access, granted, gpte & KEY) {
+                return Some(FaultOutcome::Guest(PageFault { code, cr2: gva }));
+            }
+        }
+        // What CR0.WP = 0 permits beyond the rights, or in spite of a key.
+        let lenient = write && !control.wp && (granted & WRITE == 0 || control.pke);
+        if !self.slots.is_plain() || lenient || self.mixes_entry_sizes::<F>() {
             return None;
         }
 
+        let key = if control.pke { gpte & KEY } else { 0 };
         let gfn = (gpte & F::ADDRESS) >> 12;
         let tag = self.generation.tag();
         let slot = self.slots.at_mut(gfn)?;
@@ -55,7 +72,8 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let (reference, heads) = slot.frame_mut(gfn)?;
         let tracked = heads.count.get(tag) > 0;
         if write && tracked {
-            return None;
+            let leaf = GuestLeaf { place, gpte, gfn, granted, key };
+            return self.write_to_table::<F>(id, page, gva, leaf);
         }
         let bits = if write { ACCESSED | DIRTY } else { ACCESSED };
         let marked = gpte | bits;
@@ -79,6 +97,34 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         self.machine.write_entry(at, spte);
         self.prefetch::<F>(node, place);
         Some(FaultOutcome::Fixed)
+    }
+
+    /// Resolves a permitted write to a frame in which tables are shadowed.
+    #[inline(never)]
+    fn write_to_table<F: GuestFormat>(
+        &mut self,
+        id: VcpuId,
+        page: PageNo,
+        gva: Gva,
+        leaf: GuestLeaf,
+    ) -> Option<FaultOutcome> {
+        let GuestLeaf { place, gpte, gfn, granted, key } = leaf;
+        let marked = gpte | ACCESSED | DIRTY;
+        if marked != gpte && !F::compare_exchange(&mut self.machine, place, gpte, marked) {
+            return None;
+        }
+        if !self.allow_write(id, gfn) {
+            let gpa = Gpa::new(gfn << 12 | gva.page_offset());
+            return Some(FaultOutcome::EmulateWrite { gpa });
+        }
+        if self.pool.meta(page).state != State::Shadow {
+            // Making the frame writable cost this very table its place among the unsync.
+            return Some(FaultOutcome::Spurious);
+        }
+        let node = Node::new(page, gva.table_index(1));
+        let changed = self.map_frame(node, 1, gfn, granted, key);
+        self.prefetch::<F>(node, place);
+        Some(if changed { FaultOutcome::Fixed } else { FaultOutcome::Spurious })
     }
 
     /// Replaces an entry that maps the same frame with other rights; `None` for any other.
@@ -110,22 +156,27 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     #[inline(never)]
     fn prefetch_run<F: GuestFormat>(&mut self, node: Node, place: Hpa) {
         let most = u32::from(self.config.prefetch).min(ENTRIES - 1 - node.entry() as u32);
+        let role = self.pool.meta(node.page()).role;
+        let reserved = self.leaf_reserved(role);
         let mut at = place.as_u64();
         let mut next = node;
         for _ in 0..most {
             at += 1 << F::ENTRY_SHIFT;
             next = Node(next.0 + 1);
             let gpte = F::read(&self.machine, Hpa::new(at));
-            if !is_cachable(gpte) || !self.prefetch_one::<F>(next, gpte) {
+            if !is_cachable(gpte)
+                || gpte & reserved != 0
+                || !self.prefetch_one::<F>(next, role, gpte)
+            {
                 return;
             }
         }
     }
 
-    fn prefetch_one<F: GuestFormat>(&mut self, node: Node, gpte: u64) -> bool {
-        let role = self.pool.meta(node.page()).role;
+    #[inline]
+    fn prefetch_one<F: GuestFormat>(&mut self, node: Node, role: Role, gpte: u64) -> bool {
         let at = self.pool.entry(node);
-        if self.machine.read_entry(at) != 0 || gpte & self.leaf_reserved(role) != 0 {
+        if self.machine.read_entry(at) != 0 {
             return false;
         }
         let gfn = (gpte & F::ADDRESS) >> 12;

@@ -93,16 +93,18 @@ pub trait GuestMemory {
     /// The 8-byte guest entry at `at`.
     fn read_u64(&self, at: Hpa) -> u64;
 
-    /// Eight 4-byte guest entries from `at`, a multiple of 32. Each is read once.
+    /// Shows `look` eight 4-byte guest entries from `at`, a multiple of 32, each with its
+    /// number and read once.
     #[inline]
-    fn read_eight_u32(&self, at: Hpa) -> [u32; 8] {
-        core::array::from_fn(|n| self.read_u32(at.wrapping_add(n as u64 * 4)))
+    fn each_of_eight_u32(&self, at: Hpa, mut look: impl FnMut(u64, u32)) {
+        (0..8).for_each(|n| look(n, self.read_u32(at.wrapping_add(n * 4))));
     }
 
-    /// Eight 8-byte guest entries from `at`, a multiple of 64. Each is read once.
+    /// Shows `look` eight 8-byte guest entries from `at`, a multiple of 64, each with its
+    /// number and read once.
     #[inline]
-    fn read_eight_u64(&self, at: Hpa) -> [u64; 8] {
-        core::array::from_fn(|n| self.read_u64(at.wrapping_add(n as u64 * 8)))
+    fn each_of_eight_u64(&self, at: Hpa, mut look: impl FnMut(u64, u64)) {
+        (0..8).for_each(|n| look(n, self.read_u64(at.wrapping_add(n * 8))));
     }
 
     /// Stores `new` at `at` if it holds `old`, atomically. Returns whether it did.

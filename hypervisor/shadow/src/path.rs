@@ -3,7 +3,7 @@
 //! As in `leaf.rs`, anything unusual is left to the long way in `fault.rs`: a large page, a
 //! read-only or logged slot, an access that is forbidden, an entry that changes meanwhile.
 
-use anchorite_addr::{Gva, Hpa};
+use anchorite_addr::{Gpa, Gva, Hpa};
 
 use crate::access::Access;
 use crate::flush::VcpuId;
@@ -12,10 +12,10 @@ use crate::memory::Machine;
 use crate::mmu::Mmu;
 use crate::outcome::FaultOutcome;
 use crate::page::{Node, PageNo};
-use crate::paging::entry::{ACCESSED, KEY, LARGE, PRESENT, rights};
+use crate::paging::entry::{ACCESSED, DIRTY, KEY, LARGE, PRESENT, rights};
 use crate::paging::{Control, GuestFormat};
 use crate::policy::ZapPolicy;
-use crate::role::Rights;
+use crate::role::{Rights, WRITE};
 use crate::walk::forbidden;
 
 /// A guest entry that points at a table.
@@ -52,7 +52,11 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             let Some(step) =
                 step.filter(|step| self.has_accessed::<F>(id, *step, level, gva, access))
             else {
-                return Err(self.fault_at_length::<F>(id, from, gva, access));
+                let outcome = self.write_through_large::<F>(id, page, level, gva, access);
+                return Err(match outcome {
+                    Some(outcome) => outcome,
+                    None => self.fault_at_length::<F>(id, from, gva, access),
+                });
             };
             if step.entry & ACCESSED == 0 && !self.mark::<F>(step) {
                 return Err(FaultOutcome::Spurious);
@@ -63,6 +67,52 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             level -= 1;
         }
         Ok(page)
+    }
+
+    /// Resolves a write by which the guest changes its page tables through a large page, as
+    /// kernels that map all memory do; `None` for any other access, and nothing is done.
+    #[inline(never)]
+    fn write_through_large<F: GuestFormat>(
+        &mut self,
+        id: VcpuId,
+        page: PageNo,
+        level: u8,
+        gva: Gva,
+        access: Access,
+    ) -> Option<FaultOutcome> {
+        let control = &self.vcpus[id.index()].control;
+        let plain = self.slots.is_plain() && !self.mixes_entry_sizes::<F>();
+        if !access.is_write() || !plain {
+            return None;
+        }
+        let meta = self.pool.meta(page);
+        let host = self.slots.host_frame(meta.gfn)?;
+        let entry =
+            F::read(&self.machine, Hpa::new(host << 12 | F::index(gva, level) << F::ENTRY_SHIFT));
+        let at = usize::from(level % 8);
+        let granted = rights(entry) & meta.role.access();
+        // With A and D set the entry need not be touched.
+        let wanted = PRESENT | LARGE | ACCESSED | DIRTY;
+        if entry & wanted != wanted
+            || !control.large[at]
+            || entry & control.reserved[at][1] != 0
+            || granted & WRITE == 0
+            || !control.allows(access, granted)
+        {
+            return None;
+        }
+        let offset = gva.as_u64() >> 12 & ((1 << F::cover(level)) - 1);
+        let gfn = F::large_frame(entry, level) | offset;
+        if self.tracked(gfn) == 0 {
+            return None;
+        }
+        if !self.allow_write(id, gfn) {
+            return Some(FaultOutcome::EmulateWrite {
+                gpa: Gpa::new(gfn << 12 | gva.page_offset()),
+            });
+        }
+        // The frame may be writable now.
+        None
     }
 
     /// The entry for `gva` in guest table `table`, if it points at a table.

@@ -49,7 +49,7 @@ impl Source {
     /// Bits in which `gpte` grants less than `spte` holds, where the frame lies at the
     /// expected distance; other bits may be set as well where it does not.
     ///
-    /// This runs for every entry of a table at every CR3 load. Moved by the distance from
+    /// Moved by the distance from
     /// guest to host memory, the guest's entry differs from the shadow's at most in rights
     /// that the shadow lacks and in bits that mean nothing here: so a difference matters where
     /// the shadow has a right, or where it must be equal. A shadow entry with W has D, so
@@ -69,8 +69,8 @@ impl Source {
         expected && spte & PRESENT != 0 && self.differences(gpte, spte) == 0
     }
 
-    /// Whether that holds for all eight entries of the line at `line`, shadowing those from
-    /// `place` on. `false` says nothing.
+    /// Whether that holds for each of the eight entries of the line at `line` that is not empty,
+    /// shadowing those from `place` on. `false` says nothing.
     #[inline]
     fn is_line_in_step<F: GuestFormat, M: Machine>(
         &self,
@@ -78,24 +78,60 @@ impl Source {
         line: u64,
         place: u64,
     ) -> bool {
-        // A copy, so that its fields can stay in registers; and no loop, for the same reason.
-        let source = *self;
-        let gptes = F::read_eight(memory, Hpa::new(place));
-        let (mut differences, mut all) = (0, PRESENT);
-        let mut judge = |entry: usize| {
-            let spte = memory.read_entry(Hpa::new(line + entry as u64 * 8));
-            differences |= source.differences(gptes[entry], spte);
-            all &= spte;
-        };
-        judge(0);
-        judge(1);
-        judge(2);
-        judge(3);
-        judge(4);
-        judge(5);
-        judge(6);
-        judge(7);
-        source.range.is_sole && differences == 0 && all != 0
+        let mut comparison = Comparison::default();
+        let distance = self.range.distance;
+        F::each_of_eight(memory, Hpa::new(place), |entry, gpte| {
+            let spte = memory.read_entry(Hpa::new(line + entry * 8));
+            comparison.add(gpte.wrapping_add(distance), spte);
+        });
+        comparison.is_in_step(self)
+    }
+}
+
+/// What differs in some of several entries, so that eight cost one decision.
+///
+/// It asks what [`Source::differences`] asks of each, but in sums: a bit that must be equal in
+/// all entries, or must not be missing in any, can be looked for at the end.
+struct Comparison {
+    /// Bits in which an entry differs.
+    differing: u64,
+    /// … and the shadow has a right: W or D is set, or NX is clear.
+    granted: u64,
+    /// Bits that every shadow entry has that is not empty.
+    common: u64,
+}
+
+impl Default for Comparison {
+    fn default() -> Self {
+        Self { differing: 0, granted: 0, common: u64::MAX }
+    }
+}
+
+impl Comparison {
+    /// Adds a guest entry, moved by the distance from guest to host memory, and its shadow.
+    /// Where that is empty nothing needs to be compared.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "runs for every entry of a table")]
+    fn add(&mut self, moved: u64, spte: u64) {
+        if spte == 0 {
+            return;
+        }
+        let difference = moved ^ spte;
+        self.common &= spte;
+        self.differing |= difference;
+        self.granted |= difference & (spte ^ NX);
+    }
+
+    /// Whether every shadow entry is empty, or a mapping that stays within what its guest entry
+    /// grants, where all frames lie at the expected distance.
+    #[inline]
+    fn is_in_step(&self, source: &Source) -> bool {
+        // U of the guest does not count where the role denies it. Of W and NX there is no need
+        // to say that: what a role denies, no shadow entry grants.
+        let equal = source.equal & (source.looked_at | !USER_BIT);
+        self.common & PRESENT != 0
+            && self.differing & equal == 0
+            && self.granted & (WRITABLE | DIRTY | NX) == 0
     }
 }
 
@@ -116,14 +152,29 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
 
     /// Brings one entry in step.
     pub(crate) fn sync_one(&mut self, node: Node) {
-        match self.source(node.page()) {
+        if self.spte(node) == 0 {
+            return;
+        }
+        let meta = self.pool.meta(node.page());
+        let role = meta.role;
+        match self.slots.host_frame(meta.gfn) {
             None => self.drop_entry(node),
-            Some(source) if source.role.has_four_byte_entries() => {
-                self.sync_entry::<TwoLevel>(&source, node);
+            Some(host) if role.has_four_byte_entries() => {
+                self.sync_one_of::<TwoLevel>(first_entry(role, host), node);
             }
-            Some(source) => {
-                self.sync_entry::<FourLevel>(&source, node);
-            }
+            Some(host) => self.sync_one_of::<FourLevel>(first_entry(role, host), node),
+        }
+    }
+
+    /// As most often, the guest's entry is gone, and nothing needs to be compared.
+    #[inline]
+    fn sync_one_of<F: GuestFormat>(&mut self, base: u64, node: Node) {
+        let place = base + ((node.entry() as u64) << F::ENTRY_SHIFT);
+        let gpte = F::read(&self.machine, Hpa::new(place));
+        if gpte & (PRESENT | ACCESSED) != PRESENT | ACCESSED {
+            self.drop_entry(node);
+        } else if let Some(source) = self.source(node.page()) {
+            self.sync_entry::<F>(&source, node);
         }
     }
 
@@ -132,10 +183,12 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let mut changed = false;
         let table = self.pool.table(page).as_u64();
         let mut lines = self.pool.meta(page).lines;
+        let quickly = source.range.is_sole;
         while lines != 0 {
             let first = u64::from(lines.trailing_zeros()) * 8;
             let place = source.base + (first << F::ENTRY_SHIFT);
-            if !source.is_line_in_step::<F, M>(&self.machine, table + first * 8, place) {
+            if !quickly || !source.is_line_in_step::<F, M>(&self.machine, table + first * 8, place)
+            {
                 changed |= self.sync_line::<F>(source, page, first);
             }
             lines &= lines - 1;
@@ -165,11 +218,9 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     fn source(&self, page: PageNo) -> Option<Source> {
         let meta = self.pool.meta(page);
         let role = meta.role;
-        let host = self.slots.host_frame(meta.gfn)? << 12;
-        let skipped =
-            if role.has_four_byte_entries() { u64::from(role.quadrant_of()) * 512 * 4 } else { 0 };
+        let base = first_entry(role, self.slots.host_frame(meta.gfn)?);
         let (reserved, range) = (self.leaf_reserved(role), self.slots.hot_range());
-        Some(Source::new(role, host + skipped, reserved, range))
+        Some(Source::new(role, base, reserved, range))
     }
 
     /// Bits reserved in 4 KiB entries at this role.
@@ -234,6 +285,14 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     }
 }
 
+/// Where the first entry lies that a page of this role shadows, in the host frame of its table.
+#[inline]
+fn first_entry(role: Role, host: u64) -> u64 {
+    let skipped =
+        if role.has_four_byte_entries() { u64::from(role.quadrant_of()) * 512 * 4 } else { 0 };
+    (host << 12) + skipped
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,6 +334,46 @@ mod tests {
                     assert!(!source.is_in_step(gpte + 4096, spte), "another frame");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn entries_compared_together_are_in_step_if_each_is() {
+        let distance = 0x6ff0_0000;
+        for access in 0..8 {
+            let source = source(access);
+            // Every combination of what decides, as pairs of entries in step and not.
+            let all = || {
+                (0..8 * 32).map(|n: u64| {
+                    let gpte = 0x10_5000 | n >> 3 & 7 | (n >> 6 & 3) << 5 | (n & 1) << 63;
+                    (gpte, leaf(0x7000_5000 >> 12, 1, (n & 7) as u8 & access, 0))
+                })
+            };
+            for (gpte, spte) in all() {
+                for (other, shadow) in all().step_by(5) {
+                    let mut comparison = Comparison::default();
+                    comparison.add(gpte + distance, spte);
+                    comparison.add(other + distance, shadow);
+                    let each = source.is_in_step(gpte, spte) && source.is_in_step(other, shadow);
+                    assert_eq!(
+                        comparison.is_in_step(&source),
+                        each,
+                        "{access} {gpte:#x} {other:#x}"
+                    );
+                }
+            }
+        }
+        let (gpte, spte) = (0x10_5021, leaf(0x7000_5000 >> 12, 1, 4, 0));
+        for other in [gpte, 0, u64::MAX] {
+            let mut comparison = Comparison::default();
+            comparison.add(gpte + distance, spte);
+            comparison.add(other, 0);
+            assert!(comparison.is_in_step(&source(7)), "an empty entry grants nothing");
+            comparison.add(other, 0x40);
+            assert!(
+                !comparison.is_in_step(&source(7)),
+                "what is no mapping is looked at by itself"
+            );
         }
     }
 

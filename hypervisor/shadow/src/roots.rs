@@ -65,14 +65,6 @@ impl Vcpu {
         self.loaded = false;
         self.flush = TlbFlush::All;
     }
-
-    /// What hardware's CR3 must hold.
-    fn root_address(&self, table: Hpa) -> Hpa {
-        match self.control.mode.root_format() {
-            RootFormat::Pae => self.pae_table,
-            RootFormat::FourLevel | RootFormat::FiveLevel => table,
-        }
-    }
 }
 
 /// Whether going from `old` to `new` registers loads the PDPTEs. A load of CR3 always does.
@@ -326,24 +318,27 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
 
     #[inline]
     pub(crate) fn prepare_entry(&mut self, id: VcpuId) -> Result<Entry, EnterError> {
-        if !self.vcpu(id).loaded {
-            self.load_root(id).map_err(|shortage| match shortage {
-                Shortage::Wait(epoch) => EnterError::Retry(FlushPromise { epoch }),
-                Shortage::OutOfMemory => EnterError::OutOfMemory,
-            })?;
-        }
-        self.synced = false;
-        let lagging = self.clock.enter(id);
-        let table = self.pool.table(self.vcpu(id).roots[0]);
-        let vcpu = self.vcpu_mut(id);
-        let pending = core::mem::replace(&mut vcpu.flush, TlbFlush::None);
-        let flush = if lagging { TlbFlush::All } else { pending };
-        let entry = Entry {
-            root: vcpu.root_address(table),
-            format: vcpu.control.mode.root_format(),
-            flush,
+        let Some(vcpu) = self.vcpus.get_mut(id.index()).filter(|vcpu| vcpu.loaded) else {
+            return self.prepare_entry_without_root(id);
         };
+        self.synced = false;
+        let pending = core::mem::replace(&mut vcpu.flush, TlbFlush::None);
+        let flush = if self.clock.enter(id) { TlbFlush::All } else { pending };
         self.stats.tlb_flush += u64::from(flush == TlbFlush::All);
-        Ok(entry)
+        let format = vcpu.control.mode.root_format();
+        let root = match format {
+            RootFormat::Pae => vcpu.pae_table,
+            RootFormat::FourLevel | RootFormat::FiveLevel => self.pool.table(vcpu.roots[0]),
+        };
+        Ok(Entry { root, format, flush })
+    }
+
+    #[cold]
+    fn prepare_entry_without_root(&mut self, id: VcpuId) -> Result<Entry, EnterError> {
+        self.load_root(id).map_err(|shortage| match shortage {
+            Shortage::Wait(epoch) => EnterError::Retry(FlushPromise { epoch }),
+            Shortage::OutOfMemory => EnterError::OutOfMemory,
+        })?;
+        self.prepare_entry(id)
     }
 }

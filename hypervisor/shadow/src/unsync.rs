@@ -9,7 +9,7 @@
 //! if nobody writes between the last flush and our reading: with another vCPU in the guest a
 //! table always stays unsync.
 
-use anchorite_addr::Gva;
+use anchorite_addr::{Gva, Hpa};
 
 use crate::flush::VcpuId;
 use crate::memory::Machine;
@@ -203,17 +203,18 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// The entry of a level-1 table that `gva` leads to under `vcpu`'s root.
     #[inline]
     pub(crate) fn leaf_node(&self, vcpu: VcpuId, gva: Gva) -> Option<Node> {
-        let mut page = self.vcpu(vcpu).root_for(gva)?;
-        let mut level = self.pool.meta(page).role.level();
-        while level > 1 {
-            let spte = self.spte(Node::new(page, gva.table_index(level)));
-            if spte & PRESENT == 0 || spte & LARGE != 0 {
+        let root = self.vcpu(vcpu).root_for(gva)?;
+        let mut table = self.pool.table(root);
+        for level in (2..=self.pool.meta(root).role.level()).rev() {
+            // The index's lowest bit, among the address bits shifted by 9: a byte offset.
+            let offset = gva.as_u64() >> (9 * u32::from(level)) & 0xff8;
+            let spte = self.machine.read_entry(table.wrapping_add(offset));
+            if spte & (PRESENT | LARGE) != PRESENT {
                 return None;
             }
-            page = self.pool.page_at(spte & FRAME);
-            level -= 1;
+            table = Hpa::new(spte & FRAME);
         }
-        Some(Node::new(page, gva.table_index(1)))
+        Some(Node::new(self.pool.page_at(table.as_u64()), gva.table_index(1)))
     }
 }
 

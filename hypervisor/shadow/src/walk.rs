@@ -267,8 +267,8 @@ fn base_code(control: &Control, access: Access) -> ErrorCode {
     code
 }
 
-#[cold]
-fn absent(control: &Control, gva: Gva, access: Access) -> PageFault {
+/// What a missing entry, or a missing table, answers to `access`.
+pub(crate) fn absent(control: &Control, gva: Gva, access: Access) -> PageFault {
     PageFault { code: base_code(control, access), cr2: gva }
 }
 

@@ -26,6 +26,7 @@ pub mod code {
     pub const WRITE_DR0: u64 = 0x30;
     pub const WRITE_DR15: u64 = 0x3f;
     pub const EXCEPTION_0: u64 = 0x40;
+    pub const PAGE_FAULT: u64 = 0x4e;
     pub const EXCEPTION_31: u64 = 0x5f;
     pub const INTR: u64 = 0x60;
     pub const NMI: u64 = 0x61;
@@ -78,6 +79,8 @@ pub const fn is_refusal(raw: u64) -> bool {
 #[inline]
 pub fn decode(raw: u64, assists: DecodeAssists, vmcb: &impl FieldSource) -> VmExit {
     match raw {
+        // First what no table of jumps finds quickly.
+        code::PAGE_FAULT => VmExit::Exception(page_fault(vmcb)),
         code::IOIO => VmExit::Io(io(vmcb.exit_info_1(), vmcb.exit_info_2())),
         code::CPUID => VmExit::Cpuid,
         code::NESTED_PAGE_FAULT => {
@@ -150,14 +153,23 @@ fn nested_fault(info: u64, address: u64) -> NestedFault {
     NestedFault { gpa: Gpa::new(address), gva: None, access }
 }
 
-/// EXITINFO1: the error code. EXITINFO2: the address of a #PF.
+/// EXITINFO1: the error code. EXITINFO2: the address.
+#[inline]
+fn page_fault(vmcb: &impl FieldSource) -> ExceptionExit {
+    ExceptionExit {
+        vector: Vector::PAGE_FAULT,
+        error_code: Some(vmcb.exit_info_1() as u32),
+        qualification: vmcb.exit_info_2(),
+    }
+}
+
+/// EXITINFO1: the error code, where one is pushed.
 fn exception(raw: u64, vmcb: &impl FieldSource) -> ExceptionExit {
     let vector = Vector((raw - code::EXCEPTION_0) as u8);
     ExceptionExit {
         vector,
         error_code: pushes_error_code(vector).then(|| vmcb.exit_info_1() as u32),
         qualification: match vector {
-            Vector::PAGE_FAULT => vmcb.exit_info_2(),
             Vector::DEBUG => vmcb.dr6(),
             _ => 0,
         },

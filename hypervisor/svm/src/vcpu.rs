@@ -2,9 +2,10 @@
 //!
 //! This file holds the structure and the turn of the guest; `contract` has the trait's
 //! methods, `state` what they do to control registers and roots, `delivery` what they
-//! do to events and windows.
+//! do to events and windows; `attention` says what of it an entry must see to.
 #![expect(unsafe_code, reason = "the VMCB decides what memory the CPU uses")]
 
+mod attention;
 mod contract;
 mod delivery;
 mod state;
@@ -25,6 +26,7 @@ use anchorite_vcpu::{
     Capabilities, Cr0, Efer, Event, Extended, Gpr, HostPages, Instructions, Page, Registers,
     Rflags, Root, Segment, SegmentAttributes, SegmentRegister, VmExit,
 };
+use attention::Attention;
 use core::cell::Cell;
 use core::ptr::NonNull;
 use delivery::{NmiState, VirtualUse};
@@ -65,8 +67,8 @@ pub struct SvmVcpu {
     /// What may stay in the processor's cache where the CPU has clean bits.
     clean: u32,
     assists: DecodeAssists,
-    /// Something must be done before the next entry.
-    attention: Cell<bool>,
+    /// What must be done before the next entry.
+    attention: Cell<Attention>,
     /// Why the last attempt to enter was none.
     not_entered: VmExit,
     /// Something must be looked at after the next exit.
@@ -125,7 +127,7 @@ impl SvmVcpu {
             host: from.host.addr(),
             clean: clean.bits(),
             assists: DecodeAssists(features.contains(SvmFeatures::DECODE_ASSISTS)),
-            attention: Cell::new(true),
+            attention: Cell::new(Attention::all()),
             not_entered: VmExit::HostInterrupt,
             aftermath: false,
             flush: false,
@@ -183,7 +185,8 @@ impl SvmVcpu {
     #[inline]
     fn enter(&mut self) -> bool {
         cpu::clgi();
-        if (self.passive.claim() | self.attention.get()) && !self.prepare() {
+        let switched = self.passive.claim();
+        if (switched | !self.attention.get().is_empty()) && !self.prepare(switched) {
             cpu::stgi();
             return false;
         }
@@ -217,27 +220,37 @@ impl SvmVcpu {
     }
 
     /// What the machine, the last exit or another vCPU's turn has left to do before
-    /// entry; or `false` where `not_entered` makes entry unnecessary.
-    #[cold]
-    fn prepare(&mut self) -> bool {
-        self.attention.set(false);
-        if !self.is_confined() {
-            self.demand_attention();
+    /// entry; or `false` where `not_entered` makes entry unnecessary. After `switched`,
+    /// another vCPU's registers were in the CPU: everything may have changed.
+    #[inline(never)]
+    fn prepare(&mut self, switched: bool) -> bool {
+        let due = self.attention.replace(Attention::empty());
+        let due = if switched { Attention::all() } else { due };
+        if due.contains(Attention::STATE) && !self.is_confined() {
+            self.demand(due);
             self.checked = self.read_checked();
             self.not_entered = VmExit::EntryFailure { code: code::INVALID };
             return false;
         }
-        if self.nmi_window_is_open() {
-            self.not_entered = VmExit::NmiWindow;
-            return false;
+        if due.contains(Attention::EVENT) {
+            if self.nmi_window_is_open() {
+                self.demand(due);
+                self.not_entered = VmExit::NmiWindow;
+                return false;
+            }
+            self.arm_event();
+            self.arm_window();
+        }
+        if due.contains(Attention::FLUSH) {
+            self.tag_translations();
         }
         // VMRUN loads CR2, but Bochs 2.7 does not.
         cpu::set_cr2(get!(self.vmcb, save.cr2));
-        self.tag_translations();
-        self.arm_event();
-        self.arm_window();
         self.aftermath = self.advanced != 0 || self.nmi != NmiState::Open;
-        self.checked = self.read_checked();
+        if due.union(self.attention.get()).contains(Attention::STATE) {
+            self.attention.set(self.attention.get() - Attention::STATE);
+            self.checked = self.read_checked();
+        }
         true
     }
 
@@ -262,7 +275,8 @@ impl SvmVcpu {
             asids.set(pool);
             self.asid = asid;
             set!(self.vmcb, control.asid, asid.number);
-            self.dirty(Clean::ASID);
+            self.checked.asid = asid.number;
+            self.clear_clean(Clean::ASID);
             if stale == Stale::Everything {
                 control = TlbControl::FlushAll;
             }
@@ -273,18 +287,23 @@ impl SvmVcpu {
         set!(self.vmcb, control.tlb_control, control as u32);
         // The processor does not clear the field, so the next entry must.
         if control != TlbControl::Keep {
-            self.demand_attention();
+            self.demand(Attention::FLUSH);
         }
     }
 
-    /// Has the next entry call [`prepare`](Self::prepare).
-    fn demand_attention(&self) {
-        self.attention.set(true);
+    /// Has the next entry see to `what`.
+    fn demand(&self, what: Attention) {
+        self.attention.set(self.attention.get() | what);
     }
 
     /// Makes the processor read `part` from memory at the next entry.
     fn dirty(&mut self, part: Clean) {
-        self.demand_attention();
+        self.demand(Attention::STATE);
+        self.clear_clean(part);
+    }
+
+    /// The same for what is in step with `checked` already.
+    fn clear_clean(&mut self, part: Clean) {
         let clean = get!(self.vmcb, control.clean);
         set!(self.vmcb, control.clean, clean & !part.bits());
     }

@@ -10,7 +10,7 @@
 
 use crate::action::{ExitAction, Stop};
 use crate::emulate::length::MAX_LENGTH;
-use crate::emulate::{CodeSize, Intercepted, intercepted};
+use crate::emulate::{CodeSize, Intercepted, intercepted, store};
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::memory::{AccessError, HostMemory, LONGEST, Step, Walk, WalkError};
@@ -40,16 +40,18 @@ struct Known<W> {
     code: CodeSize,
     registers: Registers,
     slots: u64,
-    /// The words that held the walk's entries, and what they held. Shorter walks
-    /// repeat the last one: comparing it again is cheaper than counting. `None` with
-    /// paging off.
-    entries: Option<[(W, u64); LONGEST]>,
+    /// The words that must still hold what they held: the entries of the walk, then those
+    /// with the instruction's bytes. Where there are fewer, the first is repeated: comparing
+    /// it again is cheaper than counting.
+    words: [(W, u64); WORDS],
     /// Host address of its first byte.
     host: Hpa,
-    /// The two words that it lies in, and what it was decoded to; `None` where it does
-    /// not lie in two words of one page.
-    decoded: Option<([(W, u64); 2], Intercepted)>,
+    /// What it was decoded to; `None` where its bytes are not among the words.
+    decoded: Option<Intercepted>,
 }
+
+/// Entries of the longest walk, and the two words that an instruction may lie in.
+const WORDS: usize = LONGEST + 2;
 
 impl<W> CodeCache<W> {
     /// Where an instruction's place is: one address under many roots has many.
@@ -106,18 +108,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     #[inline]
     pub(crate) fn known(&self) -> Option<&Intercepted> {
         let (linear, code) = self.linear_rip();
-        self.unchanged(self.recall(linear, code)?)
-    }
-
-    /// What a known instruction was decoded to, if its bytes are still the same.
-    #[inline]
-    fn unchanged<'a>(
-        &self,
-        known: &'a Known<<H::Memory as HostMemory>::Word>,
-    ) -> Option<&'a Intercepted> {
-        let (words, instruction) = known.decoded.as_ref()?;
-        let host = self.memory.host();
-        words.iter().all(|(word, value)| host.read_word(*word) == *value).then_some(instruction)
+        self.recall::<WORDS>(linear, code)?.decoded.as_ref()
     }
 
     #[cold]
@@ -129,6 +120,22 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             .map_err(|_| ExitAction::Stop(Stop::Emulation { what: "no instruction", gpa: None }))?;
         self.remember(linear, instruction);
         Ok(instruction)
+    }
+
+    /// The instruction at RIP, if it is known, or a MOV to memory. The complete decoder is not
+    /// asked.
+    #[inline]
+    pub(crate) fn known_or_store(&mut self) -> Option<Intercepted> {
+        self.known().copied().or_else(|| self.decode_store())
+    }
+
+    #[cold]
+    fn decode_store(&mut self) -> Option<Intercepted> {
+        let (linear, code) = self.linear_rip();
+        let bytes = self.instruction_bytes().ok()?;
+        let instruction = store(bytes.as_slice(), self.vcpu.regs().rip, code)?;
+        self.remember(linear, instruction);
+        Some(instruction)
     }
 
     /// Keeps what the instruction at `linear` was decoded to beside how it was found, where
@@ -148,8 +155,10 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let (Ok(first), Ok(second)) = (host.word(first), host.word(first.wrapping_add(8))) else {
             return;
         };
-        let words = [first, second].map(|word| (word, host.read_word(word)));
-        known.decoded = Some((words, instruction));
+        for (place, word) in known.words[LONGEST..].iter_mut().zip([first, second]) {
+            *place = (word, host.read_word(word));
+        }
+        known.decoded = Some(instruction);
     }
 
     /// Up to 15 bytes at RIP: fewer where the next page cannot be fetched.
@@ -165,7 +174,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
 
         let (linear, code) = self.linear_rip();
         let there = (PAGE_BYTES - linear.page_offset()).min(MAX_LENGTH as u64) as usize;
-        let at = match self.recall(linear, code) {
+        let at = match self.recall::<LONGEST>(linear, code) {
             Some(known) => known.host,
             None => self.locate(linear, code).map_err(|error| self.fetch_failed(error))?,
         };
@@ -186,9 +195,11 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         }
     }
 
-    /// What is known of the instruction at `linear`, if the walk to it still holds.
-    #[inline]
-    fn recall(
+    /// What is known of the instruction at `linear`, if its first `COUNT` words still hold what
+    /// they held: the walk to it, or its bytes as well.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a tenth of what it costs were the call")]
+    fn recall<const COUNT: usize>(
         &self,
         linear: Gva,
         code: CodeSize,
@@ -202,11 +213,10 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             && known.slots == self.memory.slots().generation()
             && (code == CodeSize::Bits64 || self.same_paging(&known.registers));
         let host = self.memory.host();
-        let holds = |(word, value): &(_, u64)| host.read_word(*word) == *value;
-        if !current || !known.entries.as_ref().is_none_or(|entries| entries.iter().all(holds)) {
-            return None;
-        }
-        Some(known)
+        let differ = |(word, value): &(_, u64)| host.read_word(*word) ^ value;
+        // Without a branch for each: they hold nearly always.
+        let differences = known.words.iter().take(COUNT).fold(0, |all, word| all | differ(word));
+        (current && differences == 0).then_some(known)
     }
 
     /// Whether addresses are translated as when these registers held. Nothing of it can
@@ -227,12 +237,12 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let missing = AccessError::NoMemory { gpa: walk.gpa };
         let host = self.memory.slots().host_address(walk.gpa).ok_or(WalkError::NoTable(missing))?;
         let registers = self.paging_registers();
-        let known = self.entries_of(&walk).map(|entries| Known {
+        let known = self.words_of(&walk, host).map(|words| Known {
             linear: linear.as_u64(),
             code,
             registers,
             slots: self.memory.slots().generation(),
-            entries,
+            words,
             host,
             decoded: None,
         });
@@ -242,13 +252,13 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         Ok(host)
     }
 
-    /// The words that held the entries of `walk`; the outer `None` where one does not
-    /// hold it any more.
-    #[expect(clippy::type_complexity, reason = "spelled out once")]
-    fn entries_of(
+    /// The words that held the entries of `walk`, repeated; without paging the one at `code`.
+    /// `None` where one does not hold its entry any more.
+    fn words_of(
         &self,
         walk: &Walk,
-    ) -> Option<Option<[(<H::Memory as HostMemory>::Word, u64); LONGEST]>> {
+        code: Hpa,
+    ) -> Option<[(<H::Memory as HostMemory>::Word, u64); WORDS]> {
         let host = self.memory.host();
         let word_of = |step: &Step| {
             if walk.wide {
@@ -259,12 +269,17 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             let half = value >> (8 * (step.at.as_u64() & 4)) & 0xffff_ffff;
             (half == step.value).then_some((word, value))
         };
-        let Some(last) = walk.steps().last() else { return Some(None) };
-        let mut entries = [word_of(last)?; LONGEST];
-        for (entry, step) in entries.iter_mut().zip(walk.steps()) {
-            *entry = word_of(step)?;
+        let first = if let Some(step) = walk.steps().first() {
+            word_of(step)?
+        } else {
+            let word = host.word(Hpa::new(code.as_u64() & !7)).ok()?;
+            (word, host.read_word(word))
+        };
+        let mut words = [first; WORDS];
+        for (word, step) in words.iter_mut().zip(walk.steps()) {
+            *word = word_of(step)?;
         }
-        Some(Some(entries))
+        Some(words)
     }
 
     /// Where an access to `gva` with the guest's present privileges lands.
@@ -277,7 +292,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
 
     /// RIP as a linear address, and the size of the code there.
     #[inline]
-    fn linear_rip(&self) -> (Gva, CodeSize) {
+    pub(crate) fn linear_rip(&self) -> (Gva, CodeSize) {
         let rip = self.vcpu.regs().rip;
         if rip >> 32 != 0 {
             return (Gva::new(rip), CodeSize::Bits64);

@@ -3,8 +3,12 @@
 use anchorite_addr::Gva;
 use anchorite_vcpu::{Gpr, Registers, SegmentRegister};
 use anchorite_vmm::emulate::length::{LengthError, Place, PortOperand, StringPort};
-use anchorite_vmm::emulate::{CodeSize, MemoryOperand, Operation, instruction_length, intercepted};
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use anchorite_vmm::emulate::{
+    CodeSize, MemoryOperand, Operation, Store, StoredValue, instruction_length, intercepted,
+};
+use iced_x86::{
+    Code, Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register,
+};
 
 const SIZES: [CodeSize; 3] = [CodeSize::Bits16, CodeSize::Bits32, CodeSize::Bits64];
 const RIP: u64 = 0x1234_5678;
@@ -41,7 +45,7 @@ fn candidate(random: &mut Random) -> [u8; 15] {
         bytes[position] = PREFIXES[random.below(13) as usize];
         position += 1;
     }
-    match random.below(8) {
+    match random.below(9) {
         0..=4 => {
             bytes[position] = 0x0f;
             bytes[position + 1] = TWO[random.below(15) as usize];
@@ -51,6 +55,7 @@ fn candidate(random: &mut Random) -> [u8; 15] {
         }
         5 => bytes[position] = ONE[random.below(13) as usize],
         6 => bytes[position] = 0x90,
+        7 => bytes[position] = [0x89, 0xc7][random.below(2) as usize],
         _ => {}
     }
     bytes
@@ -110,6 +115,7 @@ enum Normal {
     Smsw(Gva),
     Invlpg(Gva),
     Invpcid(Gpr, Gva),
+    Store(Gva, u8, StoredValue),
 }
 
 fn registers() -> Registers {
@@ -137,6 +143,7 @@ fn normal(operation: Operation) -> Normal {
         Operation::Smsw(Place::Memory(operand), _) => Normal::Smsw(address(&operand)),
         Operation::Invlpg(operand) => Normal::Invlpg(address(&operand)),
         Operation::Invpcid(register, operand) => Normal::Invpcid(register, address(&operand)),
+        Operation::Store(Store { to, size, value }) => Normal::Store(address(&to), size, value),
         plain => Normal::Plain(plain),
     }
 }
@@ -172,7 +179,10 @@ fn operation(full: &Instruction, code: CodeSize) -> Normal {
         Mnemonic::Invpcid => {
             return Normal::Invpcid(gpr(full.op0_register()), full_address(full, code));
         }
-        Mnemonic::Mov => moved(full),
+        Mnemonic::Mov => match stored(full) {
+            Some((size, value)) => return Normal::Store(full_address(full, code), size, value),
+            None => moved(full),
+        },
         Mnemonic::In => Operation::In(port(full, full.op1_kind(), full.op0_register())),
         Mnemonic::Out => Operation::Out(port(full, full.op0_kind(), full.op1_register())),
         Mnemonic::Insb => Operation::Ins(string(full, 1, SegmentRegister::Es)),
@@ -183,6 +193,25 @@ fn operation(full: &Instruction, code: CodeSize) -> Normal {
         Mnemonic::Outsd => Operation::Outs(string(full, 4, segment(full, code))),
         _ => Operation::Other,
     })
+}
+
+/// Bytes and value of a store of more than a byte, without XRELEASE and the like.
+fn stored(full: &Instruction) -> Option<(u8, StoredValue)> {
+    let repeated = full.has_rep_prefix() || full.has_repne_prefix();
+    if full.op0_kind() != OpKind::Memory || repeated || full.has_xrelease_prefix() {
+        return None;
+    }
+    let constant = match full.code() {
+        Code::Mov_rm16_imm16 => full.immediate16() as i16 as i32,
+        Code::Mov_rm32_imm32 => full.immediate32() as i32,
+        Code::Mov_rm64_imm32 => full.immediate32to64() as i32,
+        Code::Mov_rm16_r16 | Code::Mov_rm32_r32 | Code::Mov_rm64_r64 => {
+            let source = full.op1_register();
+            return Some((source.size() as u8, StoredValue::Register(gpr(source))));
+        }
+        _ => return None,
+    };
+    Some((full.memory_size().size() as u8, StoredValue::Constant(constant)))
 }
 
 fn moved(full: &Instruction) -> Operation {

@@ -15,6 +15,12 @@ pub(crate) fn pointer(physical: u64) -> NonNull<u8> {
     NonNull::new(pointer).expect("the direct map is not at address 0")
 }
 
+/// Where the byte at `physical` is mapped; nothing there where it lies beyond the direct map.
+#[inline]
+pub(super) fn address(physical: u64) -> *mut u8 {
+    core::ptr::with_exposed_provenance_mut((DIRECT_MAP + physical) as usize)
+}
+
 /// The physical address of a byte in the direct map.
 pub(crate) fn physical(pointer: *const u8) -> u64 {
     (pointer.expose_provenance() as u64) - DIRECT_MAP

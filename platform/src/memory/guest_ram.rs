@@ -20,7 +20,11 @@ pub struct GuestRam {
 impl GuestRam {
     /// The guest's RAM at `range`, which nobody else may use from now on. Its last bytes
     /// are no RAM at first but the remap window's.
+    ///
+    /// # Panics
+    /// Where the range goes beyond the direct map: no access asks again.
     pub(super) const fn new(range: Range<u64>, window_bytes: u64) -> Self {
+        assert!(range.end <= super::DIRECT_MAP_BYTES, "guest RAM beyond the direct map");
         Self { range, window_bytes }
     }
 
@@ -43,7 +47,7 @@ impl GuestRam {
     #[inline]
     fn pointer(&self, at: Hpa, bytes: u64, alignment: u64) -> Result<*mut u8, OutsideHostMemory> {
         if self.contains(at, bytes) && at.as_u64() % alignment == 0 {
-            Ok(direct_map::pointer(at.as_u64()).as_ptr())
+            Ok(direct_map::address(at.as_u64()))
         } else {
             Err(OutsideHostMemory { at, bytes })
         }
@@ -55,24 +59,34 @@ impl GuestRam {
 pub struct GuestWord(*const AtomicU64);
 
 impl GuestRam {
-    /// Eight 4-byte words, checked once for all and each read atomically.
+    /// Shows `look` eight 4-byte words, checked once for all and each read atomically; zeros
+    /// where they are not all guest RAM.
     #[inline]
-    pub(super) fn load_eight_u32(&self, at: Hpa) -> Result<[u32; 8], OutsideHostMemory> {
+    pub(super) fn each_of_eight_u32(&self, at: Hpa, mut look: impl FnMut(u64, u32)) {
+        let Ok(first) = self.pointer(at, 32, 4) else {
+            return (0..8).for_each(|n| look(n, 0));
+        };
         #[expect(clippy::cast_ptr_alignment, reason = "the alignment is checked")]
-        let first = self.pointer(at, 32, 4)?.cast::<u32>();
-        // SAFETY: all eight are in bounds and aligned; atomic, since the guest may write them.
-        let load = |n| unsafe { AtomicU32::from_ptr(first.add(n)) }.load(Ordering::Relaxed);
-        Ok(core::array::from_fn(load))
+        let first = first.cast::<u32>();
+        for n in 0..8 {
+            // SAFETY: all eight are in bounds and aligned; atomic, since the guest may write
+            // them.
+            look(n as u64, unsafe { AtomicU32::from_ptr(first.add(n)) }.load(Ordering::Relaxed));
+        }
     }
 
-    /// Eight 8-byte words, checked once for all and each read atomically.
+    /// The same for 8-byte words.
     #[inline]
-    pub(super) fn load_eight_u64(&self, at: Hpa) -> Result<[u64; 8], OutsideHostMemory> {
+    pub(super) fn each_of_eight_u64(&self, at: Hpa, mut look: impl FnMut(u64, u64)) {
+        let Ok(first) = self.pointer(at, 64, 8) else {
+            return (0..8).for_each(|n| look(n, 0));
+        };
         #[expect(clippy::cast_ptr_alignment, reason = "the alignment is checked")]
-        let first = self.pointer(at, 64, 8)?.cast::<u64>();
-        // SAFETY: as for `load_eight_u32`.
-        let load = |n| unsafe { AtomicU64::from_ptr(first.add(n)) }.load(Ordering::Relaxed);
-        Ok(core::array::from_fn(load))
+        let first = first.cast::<u64>();
+        for n in 0..8 {
+            // SAFETY: as for `each_of_eight_u32`.
+            look(n as u64, unsafe { AtomicU64::from_ptr(first.add(n)) }.load(Ordering::Relaxed));
+        }
     }
 }
 
@@ -81,8 +95,9 @@ impl HostMemory for GuestRam {
 
     #[inline]
     fn contains(&self, first: Hpa, bytes: u64) -> bool {
-        let first = first.as_u64();
-        first >= self.range.start && first <= self.range.end && bytes <= self.range.end - first
+        let (offset, size) =
+            (first.as_u64().wrapping_sub(self.range.start), self.range.end - self.range.start);
+        offset <= size && bytes <= size - offset
     }
 
     fn read(&self, at: Hpa, into: &mut [u8]) -> Result<(), OutsideHostMemory> {
@@ -131,6 +146,7 @@ impl HostMemory for GuestRam {
         unsafe { &*word.0 }.load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn compare_exchange_u32(&self, at: Hpa, old: u32, new: u32) -> Result<bool, OutsideHostMemory> {
         let pointer = self.pointer(at, 4, 4)?;
         // SAFETY: in bounds and aligned; atomic, since the guest may write it.
@@ -138,6 +154,7 @@ impl HostMemory for GuestRam {
         Ok(word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok())
     }
 
+    #[inline]
     fn compare_exchange_u64(&self, at: Hpa, old: u64, new: u64) -> Result<bool, OutsideHostMemory> {
         let pointer = self.pointer(at, 8, 8)?;
         // SAFETY: in bounds and aligned; atomic, since the guest may write it.

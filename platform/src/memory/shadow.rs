@@ -120,13 +120,13 @@ impl GuestMemory for ShadowMachine {
     }
 
     #[inline]
-    fn read_eight_u32(&self, at: Hpa) -> [u32; 8] {
-        self.guest.load_eight_u32(at).unwrap_or_default()
+    fn each_of_eight_u32(&self, at: Hpa, look: impl FnMut(u64, u32)) {
+        self.guest.each_of_eight_u32(at, look);
     }
 
     #[inline]
-    fn read_eight_u64(&self, at: Hpa) -> [u64; 8] {
-        self.guest.load_eight_u64(at).unwrap_or_default()
+    fn each_of_eight_u64(&self, at: Hpa, look: impl FnMut(u64, u64)) {
+        self.guest.each_of_eight_u64(at, look);
     }
 
     #[inline]

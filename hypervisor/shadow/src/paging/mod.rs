@@ -36,8 +36,8 @@ pub(crate) trait GuestFormat {
     /// Reads an entry.
     fn read<M: GuestMemory>(memory: &M, at: Hpa) -> u64;
 
-    /// Reads eight entries, the first at a multiple of their size.
-    fn read_eight<M: GuestMemory>(memory: &M, at: Hpa) -> [u64; 8];
+    /// Shows `look` eight entries with their numbers, the first at a multiple of their size.
+    fn each_of_eight<M: GuestMemory>(memory: &M, at: Hpa, look: impl FnMut(u64, u64));
 
     /// Replaces an entry if it did not change.
     fn compare_exchange<M: GuestMemory>(memory: &mut M, at: Hpa, old: u64, new: u64) -> bool;
@@ -74,11 +74,12 @@ macro_rules! eight_byte_format {
             }
 
             #[inline]
-            fn read_eight<M: $crate::memory::GuestMemory>(
+            fn each_of_eight<M: $crate::memory::GuestMemory>(
                 memory: &M,
                 at: anchorite_addr::Hpa,
-            ) -> [u64; 8] {
-                memory.read_eight_u64(at)
+                look: impl FnMut(u64, u64),
+            ) {
+                memory.each_of_eight_u64(at, look);
             }
 
             #[inline]

@@ -22,8 +22,8 @@ impl GuestFormat for TwoLevel {
     }
 
     #[inline]
-    fn read_eight<M: GuestMemory>(memory: &M, at: Hpa) -> [u64; 8] {
-        memory.read_eight_u32(at).map(u64::from)
+    fn each_of_eight<M: GuestMemory>(memory: &M, at: Hpa, mut look: impl FnMut(u64, u64)) {
+        memory.each_of_eight_u32(at, |number, entry| look(number, entry.into()));
     }
 
     #[inline]

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "maps and instruction bytes are shared with the hardware")]
 
 use super::SvmVcpu;
+use super::attention::Attention;
 use crate::bitmaps::{self, PORT_PAGES};
 use crate::capabilities::SvmFeatures;
 use crate::fields::{self, Clean, INTERRUPT_SHADOW, VirtualInterrupt, get, set};
@@ -59,7 +60,8 @@ impl Vcpu for SvmVcpu {
         let mut view = match register {
             ControlRegister::Cr2 => {
                 set!(self.vmcb, save.cr2, value);
-                return self.dirty(Clean::CR2);
+                self.demand(Attention::CR2);
+                return self.clear_clean(Clean::CR2);
             }
             ControlRegister::Cr3 => return self.set_guest_cr3(value),
             ControlRegister::Cr8 => {
@@ -242,14 +244,14 @@ impl Vcpu for SvmVcpu {
     fn request_interrupt_window(&mut self, wanted: bool) {
         if self.interrupt_window != wanted {
             self.interrupt_window = wanted;
-            self.demand_attention();
+            self.demand(Attention::EVENT);
         }
     }
 
     fn request_nmi_window(&mut self, wanted: bool) {
         if self.nmi_window != wanted {
             self.nmi_window = wanted;
-            self.demand_attention();
+            self.demand(Attention::EVENT);
         }
     }
 
@@ -264,7 +266,7 @@ impl Vcpu for SvmVcpu {
             FlushScope::Address(address) => cpu::invlpga(address.as_u64(), self.asid.number),
             FlushScope::All => {
                 self.flush = true;
-                self.demand_attention();
+                self.demand(Attention::FLUSH);
             }
         }
     }
@@ -323,7 +325,7 @@ impl SvmVcpu {
         cpu::clgi();
         if self.passive.claim() {
             // The vCPU that had them may have begun a new generation of ASIDs.
-            self.demand_attention();
+            self.demand(Attention::all());
         }
         let result = body();
         cpu::stgi();

@@ -4,6 +4,7 @@
 //! Support", 15.21.4 "Injecting Virtual (INTR) Interrupts".
 
 use super::SvmVcpu;
+use super::attention::Attention;
 use crate::capabilities::SvmFeatures;
 use crate::event;
 use crate::fields::{Clean, VirtualInterrupt, get, set};
@@ -80,14 +81,14 @@ impl SvmVcpu {
         self.in_flight = self.queued.take();
         self.advanced = 0;
         let Some(event) = self.in_flight else {
-            return set!(self.vmcb, control.event_injection, 0);
+            return self.set_injection(0);
         };
-        self.demand_attention();
+        self.demand(Attention::EVENT);
         if event.kind == EventKind::ExternalInterrupt && self.raw.emulated_by_qemu {
-            set!(self.vmcb, control.event_injection, 0);
+            self.set_injection(0);
             return self.offer_interrupt(event.vector);
         }
-        set!(self.vmcb, control.event_injection, event::injection(event));
+        self.set_injection(event::injection(event));
         self.watch_delivery(event.kind == EventKind::Exception && self.raw.emulated_by_qemu);
         if event.kind == EventKind::Nmi && self.nmi == NmiState::Open {
             self.nmi = NmiState::Blocked;
@@ -96,6 +97,11 @@ impl SvmVcpu {
         if event::is_software(&event) {
             self.set_return_address(&event);
         }
+    }
+
+    fn set_injection(&mut self, value: u64) {
+        set!(self.vmcb, control.event_injection, value);
+        self.checked.event_injection = value;
     }
 
     /// QEMU 7.2 forgets that it delivers an exception which EVENTINJ injects: where that
@@ -142,7 +148,7 @@ impl SvmVcpu {
     /// it is taken, each entry looks again.
     pub(super) fn arm_window(&mut self) {
         if self.undelivered().is_some() {
-            self.demand_attention();
+            self.demand(Attention::EVENT);
             return;
         }
         let wanted = if self.interrupt_window { VirtualUse::Window } else { VirtualUse::Idle };
@@ -156,7 +162,7 @@ impl SvmVcpu {
     pub(super) fn nmi_window_is_open(&mut self) -> bool {
         let open = self.nmi_window && self.nmi == NmiState::Open && self.queued.is_none();
         if open {
-            self.demand_attention();
+            self.demand(Attention::EVENT);
             set!(self.vmcb, control.exit_int_info, 0);
         }
         open
@@ -286,6 +292,6 @@ impl SvmVcpu {
 
     pub(super) fn queue(&mut self, event: Event) {
         self.queued = Some(event);
-        self.demand_attention();
+        self.demand(Attention::EVENT);
     }
 }

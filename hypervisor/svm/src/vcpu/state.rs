@@ -1,6 +1,7 @@
 //! Control registers, segments, intercepts and the root in the VMCB.
 
 use super::SvmVcpu;
+use super::attention::Attention;
 use super::delivery::{NmiState, VirtualUse};
 use crate::controls::{ControlSet, GuestControl, HardwareControl, IRET, VIRTUAL_INTERRUPT};
 use crate::entry_check::Checked;
@@ -19,10 +20,17 @@ impl SvmVcpu {
         if self.root == Some(root) {
             return;
         }
+        if let (Some(Root::Shadow { format, .. }), Root::Shadow { cr3, format: new }) =
+            (self.root, root)
+        {
+            if format == new {
+                return self.switch_shadow(root, cr3);
+            }
+        }
         let (view, cr3) = (self.control_view(), self.guest_cr3());
         let before = self.root.replace(root);
         self.flush = true;
-        self.demand_attention();
+        self.demand(Attention::FLUSH);
         if before.is_none_or(|before| format_of(before) != format_of(root)) {
             self.apply(view);
             self.set_guest_cr3(cr3);
@@ -36,6 +44,16 @@ impl SvmVcpu {
                 self.dirty(Clean::CONTROL_REGISTERS);
             }
         }
+    }
+
+    /// Another shadow root of the format in force: the guest switched address spaces.
+    fn switch_shadow(&mut self, root: Root, cr3: Hpa) {
+        self.root = Some(root);
+        self.flush = true;
+        self.demand(Attention::FLUSH);
+        set!(self.vmcb, save.cr3, cr3.as_u64());
+        self.checked.cr3 = cr3.as_u64();
+        self.clear_clean(Clean::CONTROL_REGISTERS);
     }
 
     fn write_nested(&mut self, control: u64, cr3: u64) {

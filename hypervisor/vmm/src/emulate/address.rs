@@ -30,7 +30,14 @@ pub struct MemoryOperand {
 }
 
 impl MemoryOperand {
+    /// Whether the segment has a base in 64-bit mode.
+    #[inline]
+    pub const fn has_long_base(&self) -> bool {
+        has_long_base(self.segment)
+    }
+
     /// The offset into the segment.
+    #[inline]
     pub fn offset(&self, registers: &Registers) -> u64 {
         let base = self.base.map_or(0, |register| registers[register]);
         let index = self.index.map_or(0, |register| registers[register]) << self.shift;
@@ -40,12 +47,13 @@ impl MemoryOperand {
 
     /// The linear address without any check, as INVLPG uses it: `segment_base` is
     /// the base of [`segment`](Self::segment).
+    #[inline]
     pub fn linear(&self, registers: &Registers, segment_base: u64, code: CodeSize) -> Gva {
         let offset = self.offset(registers);
         if code != CodeSize::Bits64 {
             return Gva::new(segment_base.wrapping_add(offset) & 0xffff_ffff);
         }
-        let base = if has_long_base(self.segment) { segment_base } else { 0 };
+        let base = if self.has_long_base() { segment_base } else { 0 };
         Gva::new(base.wrapping_add(offset))
     }
 }

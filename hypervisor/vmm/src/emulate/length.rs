@@ -103,8 +103,31 @@ pub enum Operation {
     Ins(StringPort),
     /// OUTS.
     Outs(StringPort),
+    /// MOV to memory, of a register or of a constant. It has no intercept,
+    /// but page faults of it are carried out by the thousand.
+    Store(Store),
     /// Another instruction; only its length is known.
     Other,
+}
+
+/// A MOV to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// Where to.
+    pub to: MemoryOperand,
+    /// Bytes stored: 2, 4 or 8.
+    pub size: u8,
+    /// What is stored, from its low end.
+    pub value: StoredValue,
+}
+
+/// What a MOV stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoredValue {
+    /// A general register.
+    Register(Gpr),
+    /// A constant, to be sign-extended.
+    Constant(i32),
 }
 
 /// Where a 16-bit operand lies.
@@ -189,6 +212,12 @@ pub fn intercepted(bytes: &[u8], rip: u64, code: CodeSize) -> Result<Intercepted
         Some(operation) => Ok(Intercepted { length: 3, operation }),
         None => general(bytes, rip, code),
     }
+}
+
+/// Decodes the instruction at the start of `bytes` if it is a MOV of 2, 4 or 8 bytes to memory.
+pub fn store(bytes: &[u8], rip: u64, code: CodeSize) -> Option<Intercepted> {
+    let decoded = opcode::decode(&bytes[..bytes.len().min(MAX_LENGTH)], rip, code).ok()?;
+    matches!(decoded.operation, Operation::Store(_)).then_some(decoded)
 }
 
 /// Any intercepted instruction: out of line, so that what comes before stays small.

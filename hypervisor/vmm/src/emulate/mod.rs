@@ -23,5 +23,7 @@ pub mod operands;
 pub use address::{Access, MemoryOperand};
 pub use environment::{Environment, Exception, Fault};
 pub use execute::{EmulationError, Outcome, decode, emulate, is_repeated_store};
-pub use length::{Intercepted, Operation, instruction_length, intercepted};
+pub use length::{
+    Intercepted, Operation, Store, StoredValue, instruction_length, intercepted, store,
+};
 pub use mode::{CodeSize, Mode};

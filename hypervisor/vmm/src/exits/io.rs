@@ -56,13 +56,18 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     }
 
     #[inline]
-    pub(crate) fn skip_io(&mut self, io: IoExit) -> ExitAction {
-        match io.next_rip {
-            Some(next) => {
-                ExitAction::SkipInstruction(next.wrapping_sub(self.vcpu.regs().rip) as u8 & 15)
-            }
+    fn skip_io(&mut self, io: IoExit) -> ExitAction {
+        match self.io_length(io) {
+            Some(length) => ExitAction::SkipInstruction(length),
             None => self.skip(),
         }
+    }
+
+    /// The instruction's length, where the exit tells what comes next.
+    #[inline]
+    pub(crate) fn io_length(&self, io: IoExit) -> Option<u8> {
+        let next = io.next_rip?;
+        Some(next.wrapping_sub(self.vcpu.regs().rip) as u8 & 15)
     }
 
     /// Carries out what a device asks of the host.

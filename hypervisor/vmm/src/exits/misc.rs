@@ -2,7 +2,7 @@
 
 use super::msr::general_protection;
 use crate::action::{ExitAction, Stop};
-use crate::emulate::{CodeSize, Mode, Operation};
+use crate::emulate::{CodeSize, MemoryOperand, Mode, Operation};
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::translation::Translation;
@@ -23,15 +23,20 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             self.translation.invalidate(gva);
             return ExitAction::SkipInstruction(length);
         }
-        let instruction = match self.decoded() {
-            Ok(instruction) => instruction,
-            Err(action) => return action,
+        let (operation, length) = match self.known() {
+            Some(known) => (known.operation, known.length),
+            None => match self.decoded() {
+                Ok(instruction) => (instruction.operation, instruction.length),
+                Err(action) => return action,
+            },
         };
-        let Some(gva) = gva.or_else(|| self.invlpg_operand(instruction.operation)) else {
-            return ExitAction::Stop(Stop::Emulation { what: "no INVLPG", gpa: None });
+        let gva = match (gva, operation) {
+            (Some(gva), _) => gva,
+            (None, Operation::Invlpg(operand)) => self.invlpg_address(&operand),
+            _ => return ExitAction::Stop(Stop::Emulation { what: "no INVLPG", gpa: None }),
         };
         self.translation.invalidate(gva);
-        ExitAction::SkipInstruction(instruction.length)
+        ExitAction::SkipInstruction(length)
     }
 
     /// INVPCID, where the tables it concerns are ours, or where it is hidden.
@@ -118,10 +123,12 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         }
     }
 
-    fn invlpg_operand(&self, operation: Operation) -> Option<Gva> {
-        let Operation::Invlpg(operand) = operation else { return None };
-        let base = self.vcpu.segment(operand.segment).base;
-        Some(operand.linear(self.vcpu.regs(), base, CodeSize::of(&self.vcpu)))
+    #[inline]
+    fn invlpg_address(&self, operand: &MemoryOperand) -> Gva {
+        let (_, code) = self.linear_rip();
+        let flat = code == CodeSize::Bits64 && !operand.has_long_base();
+        let base = if flat { 0 } else { self.vcpu.segment(operand.segment).base };
+        operand.linear(self.vcpu.regs(), base, code)
     }
 }
 

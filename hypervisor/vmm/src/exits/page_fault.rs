@@ -28,6 +28,9 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let code = ErrorCode::from_bits_retain(exit.error_code.unwrap_or(0));
         let access = self.access(code);
         match self.translation.page_fault(self.memory.slots(), gva, access) {
+            FaultOutcome::Resolved => ExitAction::Resume,
+            FaultOutcome::Guest(fault) => self.page_fault_for_guest(fault),
+            FaultOutcome::Emulate { gpa } => self.table_write_at(gva, gpa),
             FaultOutcome::Reflect => {
                 self.vcpu.set_control(ControlRegister::Cr2, gva.as_u64());
                 ExitAction::Inject(as_reported(exit))

@@ -141,6 +141,19 @@ impl<M: HostMemory> GuestMemory<M> {
         })
     }
 
+    /// As [`write`](Self::write), for bytes that all lie in one page.
+    #[inline]
+    pub fn write_in_page(&mut self, gpa: Gpa, from: &[u8]) -> Result<(), AccessError> {
+        let slot = self.slots.find(gpa.frame()).ok_or(AccessError::NoMemory { gpa })?;
+        if slot.read_only {
+            return Err(AccessError::ReadOnly { gpa });
+        }
+        let hpa = slot.host_frame(gpa.frame()).addr().wrapping_add(gpa.page_offset());
+        self.host.write(hpa, from)?;
+        self.writes.note(gpa, from.len() as u64);
+        Ok(())
+    }
+
     /// Whether [`write`](Self::write) could store `bytes` bytes at `gpa`.
     pub fn check(&self, gpa: Gpa, bytes: u64) -> Result<(), AccessError> {
         self.check_writable(gpa, bytes, Writer::Guest)

@@ -36,14 +36,18 @@ struct Both<F, A, E> {
     paging: bool,
 }
 
-/// Evaluates an expression for whichever tables translate now.
+/// The tables that translate now.
+enum Active<'a, F, A, E> {
+    Shadow(&'a mut Shadow<E>),
+    Nested(&'a mut Nested<F, A>),
+}
+
+/// Evaluates an expression for whichever tables translate now, about to be changed.
 macro_rules! active {
     ($self:ident, $tables:ident => $operation:expr) => {
-        match &mut $self.tables {
-            Tables::Nested($tables) => $operation,
-            Tables::Shadow($tables) => $operation,
-            Tables::Both(Both { paged: $tables, paging: true, .. }) => $operation,
-            Tables::Both(Both { unpaged: $tables, paging: false, .. }) => $operation,
+        match $self.active() {
+            Active::Shadow($tables) => $operation,
+            Active::Nested($tables) => $operation,
         }
     };
 }
@@ -74,11 +78,35 @@ impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Combined<F, A, E> {
         }
     }
 
-    #[cold]
+    /// What the tables in force have to say before the entry.
+    #[inline]
     fn settle(&mut self) -> Result<Entry, OutOfTables> {
-        let entry = active!(self, tables => tables.enter());
-        self.settled = entry.is_ok();
+        let entry = match self.active() {
+            Active::Shadow(shadow) => shadow.enter(),
+            Active::Nested(nested) => Self::enter_nested(nested),
+        };
+        self.settled = true;
         entry
+    }
+
+    /// Nested tables seldom have anything to say.
+    #[cold]
+    fn enter_nested(nested: &mut Nested<F, A>) -> Result<Entry, OutOfTables> {
+        nested.enter()
+    }
+
+    /// The tables in force: something is about to happen to them.
+    #[inline]
+    fn active(&mut self) -> Active<'_, F, A, E> {
+        self.settled = false;
+        match &mut self.tables {
+            Tables::Shadow(shadow) | Tables::Both(Both { paged: shadow, paging: true, .. }) => {
+                Active::Shadow(shadow)
+            }
+            Tables::Nested(nested) | Tables::Both(Both { unpaged: nested, .. }) => {
+                Active::Nested(nested)
+            }
+        }
     }
 
     /// The shadow tables, whether or not they translate now.
@@ -98,13 +126,11 @@ impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Translation for Combined<F, 
     }
 
     fn nested_fault(&mut self, slots: &Memslots, fault: &NestedFault) -> FaultOutcome {
-        self.settled = false;
         active!(self, tables => tables.nested_fault(slots, fault))
     }
 
     #[inline]
     fn page_fault(&mut self, slots: &Memslots, gva: Gva, access: Access) -> FaultOutcome {
-        self.settled = false;
         active!(self, tables => tables.page_fault(slots, gva, access))
     }
 
@@ -141,18 +167,15 @@ impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Translation for Combined<F, 
 
     #[inline]
     fn root_changed(&mut self, cr3: u64) -> Result<(), RegisterFault> {
-        self.settled = false;
         active!(self, tables => tables.root_changed(cr3))
     }
 
     #[inline]
     fn invalidate(&mut self, gva: Gva) {
-        self.settled = false;
         active!(self, tables => tables.invalidate(gva));
     }
 
     fn invpcid(&mut self, kind: Invpcid) {
-        self.settled = false;
         active!(self, tables => tables.invpcid(kind));
     }
 

@@ -9,7 +9,7 @@ use crate::memory::{GuestWrite, Memslot, Memslots, SlotChange, SlotId};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use anchorite_addr::{Gfn, Gpa, Gva};
+use anchorite_addr::{Gfn, Gpa, Gva, Hpa};
 use anchorite_shadow::{
     self as engine, Access, AddVcpuError, EnterError, FlushPromise, Invpcid, RegisterFault,
     Registers, RootFormat, ShadowMmu, SlotSpec, TlbFlush, Usage, VcpuId, Violation,
@@ -29,7 +29,7 @@ pub struct Shadow<E> {
     vcpu: VcpuId,
     /// The engine's name of each of the machine's slots.
     slots: Vec<(SlotId, engine::SlotId)>,
-    loaded: Option<Root>,
+    loaded: Option<(Hpa, RootFormat)>,
     /// The engine counts the vCPU as in the guest: since the last entry nothing has been
     /// asked of it.
     inside: bool,
@@ -80,6 +80,21 @@ impl<E: ShadowMmu> Shadow<E> {
         &mut self.engine
     }
 
+    /// Tries again what failed with `error` until it succeeds or there is no memory.
+    #[cold]
+    fn enter_at_last(&mut self, mut error: EnterError) -> Result<engine::Entry, OutOfTables> {
+        loop {
+            match error {
+                EnterError::Retry(promise) => self.keep(promise),
+                EnterError::OutOfMemory => return Err(OutOfTables),
+            }
+            error = match self.engine.enter(self.vcpu) {
+                Ok(entry) => return Ok(entry),
+                Err(error) => error,
+            };
+        }
+    }
+
     /// Keeps `promise`: the only vCPU is outside the guest.
     fn keep(&mut self, promise: FlushPromise) {
         let kept = self.outside().discharge(promise, |_| {});
@@ -120,23 +135,22 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
         if self.inside {
             return Ok(Entry::default());
         }
-        let entry = loop {
-            match self.engine.enter(self.vcpu) {
-                Ok(entry) => break entry,
-                Err(EnterError::Retry(promise)) => self.keep(promise),
-                Err(EnterError::OutOfMemory) => return Err(OutOfTables),
-            }
+        let entry = match self.engine.enter(self.vcpu) {
+            Ok(entry) => entry,
+            Err(error) => self.enter_at_last(error)?,
         };
         self.inside = true;
-        let root = Some(root_of(&entry));
-        let changed = self.loaded != root;
-        self.loaded = root;
         let flush = match entry.flush {
             TlbFlush::None => None,
             TlbFlush::Address(gva) => Some(FlushScope::Address(gva)),
             TlbFlush::All => Some(FlushScope::All),
         };
-        Ok(Entry { root: root.filter(|_| changed), flush })
+        let loaded = (entry.root, entry.format);
+        if self.loaded == Some(loaded) {
+            return Ok(Entry { root: None, flush });
+        }
+        self.loaded = Some(loaded);
+        Ok(Entry { root: Some(root_of(&entry)), flush })
     }
 
     /// Under a shadow root no nested tables exist, so that none can refuse.

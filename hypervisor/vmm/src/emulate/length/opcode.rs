@@ -1,6 +1,6 @@
-//! Prefixes and opcodes of the instructions that have an intercept.
+//! Prefixes and opcodes of the instructions that have an intercept, and of MOV to memory.
 
-use super::{Intercepted, Operation, Place, PortOperand, StringPort};
+use super::{Intercepted, Operation, Place, PortOperand, Store, StoredValue, StringPort};
 use crate::emulate::cursor::Cursor;
 use crate::emulate::mode::CodeSize;
 use crate::emulate::modrm::{ModRm, RegisterOrMemory};
@@ -41,6 +41,7 @@ fn one_byte(cursor: &mut Cursor<'_>) -> Option<Operation> {
         0x6c | 0x6d => Operation::Ins(string_port(cursor, opcode, Some(SegmentRegister::Es))),
         0x6e | 0x6f => Operation::Outs(string_port(cursor, opcode, cursor.segment)),
         0x90 if cursor.repeat == Some(0xf3) => Operation::Pause,
+        0x89 | 0xc7 if cursor.repeat.is_none() => Operation::Store(store(cursor, opcode)?),
         _ => return None,
     })
 }
@@ -61,6 +62,23 @@ fn string_port(cursor: &Cursor<'_>, opcode: u8, segment: Option<SegmentRegister>
         repeat: cursor.repeat.is_some(),
         segment: segment.unwrap_or(SegmentRegister::Ds),
     }
+}
+
+/// MOV of a register (89) or a constant (C7 /0) to memory.
+fn store(cursor: &mut Cursor<'_>, opcode: u8) -> Option<Store> {
+    let size = if cursor.is_wide() { 8 } else { cursor.word_bytes() };
+    let constant_bytes = if opcode == 0xc7 { size.min(4) } else { 0 };
+    cursor.immediate_bytes = constant_bytes;
+    let modrm = ModRm::new(cursor.byte()?);
+    if constant_bytes != 0 && modrm.opcode() != 0 {
+        return None;
+    }
+    let RegisterOrMemory::Memory(to) = modrm.operand(cursor)? else { return None };
+    let value = match constant_bytes {
+        0 => StoredValue::Register(Gpr::from_encoding(modrm.register(cursor))),
+        count => StoredValue::Constant(cursor.displacement(count.into())? as i32),
+    };
+    Some(Store { to, size, value })
 }
 
 fn two_byte(cursor: &mut Cursor<'_>) -> Option<Operation> {
