@@ -61,17 +61,9 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         if self.pool.free as usize == self.pool.reserved().len()
             && self.pool.in_use() < self.pool.quota
         {
-            self.grow();
+            self.pool.grow(&mut self.machine);
         }
         self.pool.take_free(&mut self.machine)
-    }
-
-    /// Takes a slab more, if there is one.
-    #[inline(never)]
-    fn grow(&mut self) {
-        if self.pool.grow(&mut self.machine) {
-            self.directory.grow(&mut self.pool.metas, self.pool.taken as usize);
-        }
     }
 
     /// The oldest stale page, if no vCPU can still use it (I9). Under the default policy
@@ -82,7 +74,8 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let page = self.pool.front(List::Stale)?;
         let clock = &self.clock;
         let safe = self.generation.safe(|epoch| clock.acknowledged(epoch));
-        if self.pool.meta(page).generation >= safe {
+        let Meta { gfn, generation, .. } = *self.pool.meta(page);
+        if generation >= safe {
             return None;
         }
         let mut lap = Lap::start(&self.machine);
@@ -96,7 +89,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             self.unlink(page);
             lap.end(&self.machine, Step::Unlinking);
         }
-        self.directory.remove(&mut self.pool.metas, page);
+        self.directory.remove(gfn, page);
         lap.end(&self.machine, Step::Directory);
         lap.add_to(&mut self.stats.recycles);
         self.stats.mmu_recycled += 1;
@@ -163,9 +156,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     pub(crate) fn page_for(&mut self, gfn: u64, role: Role) -> Result<PageNo, Shortage> {
         let now = self.generation.now();
         let safe = self.revivable();
-        let chain = self.directory.chain_of(gfn);
-        let (metas, key) = (&self.pool.metas, (gfn, role));
-        let page = match self.directory.look_up(metas, chain, key, now, safe) {
+        let page = match self.directory.look_up(&self.pool.metas, gfn, role, now, safe) {
             Found::Current(page) => {
                 self.await_epoch(page)?;
                 self.sync_below(page, role.level());
@@ -174,7 +165,12 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             Found::Stale(page) => self.revive(page, gfn, role),
             Found::None => {
                 let page = self.make(gfn, role)?;
-                self.directory.insert(&mut self.pool.metas, chain, page);
+                self.directory.insert(&self.pool.metas, page);
+                page
+            }
+            Found::Twin => {
+                let page = self.make(gfn, role)?;
+                self.directory.insert_before(&self.pool.metas, page);
                 page
             }
         };
@@ -216,7 +212,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         self.generation.safe(|epoch| clock.acknowledged(epoch))
     }
 
-    /// Puts a stale page of the same key back in service.
+    /// Puts a stale page of the same key back in service: it keeps its directory entry.
     #[inline]
     fn revive(&mut self, page: PageNo, gfn: u64, role: Role) -> PageNo {
         let mut lap = Lap::start(&self.machine);
@@ -225,8 +221,6 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         lap.end(&self.machine, Step::Lists);
         self.pool.clear(&mut self.machine, page);
         lap.end(&self.machine, Step::Clearing);
-        self.directory.renew(&mut self.pool.metas, page);
-        lap.end(&self.machine, Step::Directory);
         lap.add_to(&mut self.stats.recycles);
         self.set_identity(page, gfn, role);
         self.stats.mmu_revived += 1;
@@ -249,8 +243,6 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             role,
             generation,
             slab: meta.slab,
-            before: meta.before,
-            after: meta.after,
             state: State::Shadow,
             ..Meta::default()
         };

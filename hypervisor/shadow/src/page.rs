@@ -106,7 +106,7 @@ pub(crate) enum State {
     Limbo,
 }
 
-/// Metadata of one shadow page: a cache line.
+/// Metadata of one shadow page: 56 bytes, filled up to a cache line.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(align(64))]
 pub(crate) struct Meta {
@@ -125,9 +125,6 @@ pub(crate) struct Meta {
     /// Neighbours on one of the pool's lists.
     pub(crate) prev: PageNo,
     pub(crate) next: PageNo,
-    /// Neighbours in a chain of the directory.
-    pub(crate) before: PageNo,
-    pub(crate) after: PageNo,
     /// The slab the frame belongs to.
     pub(crate) slab: u16,
     /// vCPUs that have it loaded as a root.

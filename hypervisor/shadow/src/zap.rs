@@ -51,7 +51,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         lap.end(&self.machine, Step::Lists);
         self.unlink(page);
         lap.end(&self.machine, Step::Unlinking);
-        self.directory.remove(&mut self.pool.metas, page);
+        self.directory.remove(self.pool.meta(page).gfn, page);
         lap.end(&self.machine, Step::Directory);
         // No lookup finds the page again (I5).
         self.pool.meta_mut(page).generation = NO_GENERATION;

@@ -23,31 +23,28 @@ pub(crate) fn with_stale(stale_percent: u64) {
         pse: false,
     };
     let role = Role::base(bits).at(1, ALL_RIGHTS);
-    let meta = |number: u64| {
-        let generation = if number < CURRENT { GENERATION } else { GENERATION - 1 };
-        // Half of the stale pages shadow tables that current ones shadow again.
-        let gfn = if number % 2 == 0 { number % CURRENT } else { number };
-        Meta { gfn: 0x1234 + gfn * 3, generation, role, ..Meta::default() }
-    };
-    // Number 0 is no page.
-    let mut metas: Vec<Meta> = std::iter::once(Meta::default()).chain((0..all).map(meta)).collect();
-    // The same room in every case, as an engine has that took as many frames once.
-    let room = CURRENT as usize * 10;
-    let mut directory = Directory::new(room).expect("room");
-    directory.grow(&mut metas, room);
+    let metas: Vec<Meta> = (0..all)
+        .map(|number| {
+            let generation = if number < CURRENT { GENERATION } else { GENERATION - 1 };
+            // Half of the stale pages shadow tables that current ones shadow again.
+            let gfn = if number % 2 == 0 { number % CURRENT } else { number };
+            Meta { gfn: 0x1234 + gfn * 3, generation, role, ..Meta::default() }
+        })
+        .collect();
+    // The same room in every case, as an engine has: it depends on the arena alone.
+    let mut directory = Directory::new(CURRENT as usize * 10).expect("room");
     // Oldest first, as an engine enters them.
-    for number in (1..=all as u32).rev() {
-        let chain = directory.chain_of(metas[number as usize].gfn);
-        directory.insert(&mut metas, chain, PageNo(number));
+    for number in (0..all as u32).rev() {
+        let Meta { gfn, role, .. } = metas[number as usize];
+        match directory.look_up(&metas, gfn, role, GENERATION, 0) {
+            Found::Twin => directory.insert_before(&metas, PageNo(number)),
+            _ => directory.insert(&metas, PageNo(number)),
+        }
     }
 
-    for number in 1..=CURRENT as usize {
+    for number in 0..CURRENT as usize {
         let gfn = metas[number].gfn;
-        let look_up = || {
-            let chain = directory.chain_of(gfn);
-            directory.look_up(&metas, chain, (gfn, role), GENERATION, GENERATION)
-        };
-        let found = counted(look_up);
+        let found = counted(|| directory.look_up(&metas, gfn, role, GENERATION, GENERATION));
         assert_eq!(found, Found::Current(PageNo(number as u32)));
     }
     section(&format!("lookup_stale_{stale_percent}"), 0, 0, CURRENT);

@@ -9,8 +9,6 @@
 //! pages, which take a while to make; or `distribution`, tables, and shadow pages, which counts
 //! each fault after a zap-all by itself (`cargo xtask bench policies`).
 
-extern crate alloc;
-
 mod cases;
 mod distribution;
 mod guest;
