@@ -131,6 +131,14 @@ impl<S: Space> Addr<S> {
     pub const fn table_index(self, level: u8) -> usize {
         (self.0 >> (PAGE_SHIFT + 9 * (level as u32 - 1))) as usize & 0x1ff
     }
+
+    /// Where in a table of this level, 1 is the leaf table, the entry for this address stands: its
+    /// offset in bytes, eight times the index, by one shift.
+    #[inline]
+    pub const fn table_offset(self, level: u8) -> u64 {
+        // The index's lowest bit, among the address bits shifted by 9: a byte offset.
+        self.0 >> (9 * level as u32) & 0xff8
+    }
 }
 
 impl<S: Space> PageAddr<S> {

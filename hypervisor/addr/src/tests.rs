@@ -46,4 +46,10 @@ fn table_indices_split_the_address_as_the_manual_does() {
         (1..=5).map(|level| addr.table_index(level)).collect::<std::vec::Vec<_>>(),
         [5, 4, 3, 2, 1]
     );
+    // Bits outside the index leave the offset alone.
+    let addr = Gva::new(u64::MAX << 57 | addr.as_u64());
+    assert_eq!(
+        (1..=5).map(|level| addr.table_offset(level)).collect::<std::vec::Vec<_>>(),
+        [40, 32, 24, 16, 8]
+    );
 }

@@ -227,9 +227,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let mut table = self.pool.table(root);
         // The root's level is the format's: with a constant bound the loop is unrolled.
         for level in (2..=F::LEVELS).rev() {
-            // The index's lowest bit, among the address bits shifted by 9: a byte offset.
-            let offset = gva.as_u64() >> (9 * u32::from(level)) & 0xff8;
-            let spte = self.machine.read_entry(table.wrapping_add(offset));
+            let spte = self.machine.read_entry(table.wrapping_add(gva.table_offset(level)));
             if spte & (PRESENT | LARGE | INDIRECT) != PRESENT | INDIRECT {
                 break;
             }

@@ -206,9 +206,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let root = self.vcpu(vcpu).root_for(gva)?;
         let mut table = self.pool.table(root);
         for level in (2..=self.pool.meta(root).role.level()).rev() {
-            // The index's lowest bit, among the address bits shifted by 9: a byte offset.
-            let offset = gva.as_u64() >> (9 * u32::from(level)) & 0xff8;
-            let spte = self.machine.read_entry(table.wrapping_add(offset));
+            let spte = self.machine.read_entry(table.wrapping_add(gva.table_offset(level)));
             if spte & (PRESENT | LARGE) != PRESENT {
                 return None;
             }
