@@ -39,19 +39,12 @@ pub fn unix_time() -> u64 {
 
 /// Ticks of the time stamp counter in a second.
 pub fn ticks_per_second() -> u64 {
-    let known = known_mhz(boot().information.command_line.as_str());
-    known.unwrap_or_else(hermit_mhz) * 1_000_000
-}
-
-/// The rate that the command line gives.
-fn known_mhz(command_line: &str) -> Option<u64> {
-    Options::parse(command_line).ok()?.tsc_mhz.map(u64::from)
+    boot().tsc_mhz.map_or_else(hermit_mhz, u64::from) * 1_000_000
 }
 
 /// The rate that Hermit is to be told, if any.
-pub(crate) fn rate_for_hermit(command_line: &str) -> Option<u64> {
-    let counted = Options::parse(command_line).is_ok_and(|options| options.counted);
-    known_mhz(command_line).map(|mhz| if counted { COUNTED_MHZ } else { mhz })
+pub(crate) fn rate_for_hermit(options: &Options<'_>) -> Option<u64> {
+    options.tsc_mhz.map(|mhz| if options.counted { COUNTED_MHZ } else { u64::from(mhz) })
 }
 
 /// What Hermit takes for `microseconds`.

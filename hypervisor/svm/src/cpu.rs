@@ -53,7 +53,8 @@ impl SvmCpu {
         // only, and PKE pages of user mode, of which the host has none.
         unsafe { cpu::set_cr4_bits(extended.host_cr4()) };
         capabilities.xsavec = extended.compacts(|area| cpu::compacted(area, extended.states));
-        let slot = Slot::new(take(pages, 1)?, AsidPool::new(capabilities.address_space_ids));
+        let asids = AsidPool::new(capabilities.address_space_ids);
+        let slot = Slot::new(take_as_they_are(pages, 1)?, asids);
         let host = take(pages, 1)?.physical;
         turn_on(take(pages, 1)?.physical)?;
         Ok(Self { raw, capabilities, extended, slot, host })
@@ -79,14 +80,19 @@ impl SvmCpu {
             slot: self.slot,
             host: self.host,
             vmcb: take(pages, 1)?,
-            maps: take(pages, PORT_PAGES + MSR_PAGES)?,
-            resting: take(pages, 1)?,
+            maps: take_as_they_are(pages, PORT_PAGES + MSR_PAGES)?,
+            resting: take_as_they_are(pages, 1)?,
         }))
     }
 }
 
 fn take(pages: &mut dyn PageSource, count: usize) -> Result<HostPages, Unavailable> {
     pages.pages(count).ok_or(Unavailable::NoMemory { pages: count })
+}
+
+/// For what is filled in before anyone reads it.
+fn take_as_they_are(pages: &mut dyn PageSource, count: usize) -> Result<HostPages, Unavailable> {
+    pages.pages_as_they_are(count).ok_or(Unavailable::NoMemory { pages: count })
 }
 
 /// Source: APM vol. 2, 15.4 "Enabling SVM"; 15.30.4 "VM_HSAVE_PA MSR".

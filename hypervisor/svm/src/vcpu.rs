@@ -49,7 +49,7 @@ pub(crate) struct Creation {
     pub(crate) host: HpaPage,
     /// One page.
     pub(crate) vmcb: HostPages,
-    /// Three for ports, two for MSRs.
+    /// Three for ports, two for MSRs, with whatever they hold.
     pub(crate) maps: HostPages,
     /// One page.
     pub(crate) resting: HostPages,

@@ -7,7 +7,7 @@ use anchorite_addr::HpaPage;
 #[repr(C, align(4096))]
 pub struct Page(pub [u8; 4096]);
 
-/// Contiguous zeroed pages for a structure that the hardware shares.
+/// Contiguous pages for a structure that the hardware shares.
 ///
 /// They are never taken back: control structures live as long as the machine.
 #[derive(Debug)]
@@ -25,6 +25,16 @@ pub struct HostPages {
 /// would let the hardware write elsewhere; only `platform` implements this, on the
 /// direct map.
 pub trait PageSource {
-    /// `count` contiguous, zeroed pages, or `None` where memory is exhausted.
-    fn pages(&mut self, count: usize) -> Option<HostPages>;
+    /// `count` contiguous pages with whatever they hold, for one who fills them; or `None`
+    /// where memory is exhausted.
+    fn pages_as_they_are(&mut self, count: usize) -> Option<HostPages>;
+
+    /// The same, zeroed.
+    fn pages(&mut self, count: usize) -> Option<HostPages> {
+        let pages = self.pages_as_they_are(count)?;
+        for page in &mut *pages.memory {
+            page.0.fill(0);
+        }
+        Some(pages)
+    }
 }

@@ -112,7 +112,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     }
 
     #[cold]
-    fn decode_anew(&mut self) -> Result<Intercepted, ExitAction> {
+    pub(crate) fn decode_anew(&mut self) -> Result<Intercepted, ExitAction> {
         let (linear, code) = self.linear_rip();
         let bytes = self.instruction_bytes()?;
         let rip = self.vcpu.regs().rip;

@@ -114,15 +114,17 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// without an exit are opened here. `cpuid` says what features the guest has: what
     /// it does not show faults.
     pub fn new(
-        vcpu: B,
+        mut vcpu: B,
         translation: T,
         memory: H::Memory,
         host: H,
         cpuid: Cpuid,
         config: Config,
     ) -> Self {
+        open_intercepts(&mut vcpu, &cpuid, translation.follows_paging());
         let hertz = host.hertz();
-        let mut machine = Self {
+        // Made where the caller wants it: it is large.
+        Self {
             vcpu,
             translation,
             memory: GuestMemory::new(memory),
@@ -152,9 +154,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             files: Files::default(),
             config,
             host,
-        };
-        machine.open_intercepts();
-        machine
+        }
     }
 
     /// The run ends well once the guest has printed this.
@@ -205,6 +205,10 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// Gives the vCPU the state of its first instruction.
     pub fn start(&mut self, state: &StartState) -> Result<(), Stop> {
         state.apply(&mut self.vcpu);
+        if self.translation.usage().is_none_or(|usage| usage.taken == 0) {
+            // No table is shadowed: what the loader wrote concerns nobody.
+            self.memory.writes().clear();
+        }
         let registers = self.paging_registers();
         self.translation
             .registers_changed(None, registers)
@@ -284,20 +288,21 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     fn slot_changed(&mut self, change: &SlotChange) {
         self.translation.slot_changed(self.memory.slots(), change);
     }
+}
 
-    fn open_intercepts(&mut self) {
-        self.vcpu.permit_instructions(self.cpuid.instructions());
-        for rule in policy::TABLE.iter().filter(|rule| Msrs::passes(rule)) {
-            if !self.has_msr(rule) {
-                continue;
-            }
-            for index in rule.first..=rule.last {
-                self.vcpu.intercept_msr(index, false, false);
-            }
+/// Lets a guest that sees `cpuid` do without an exit what it may.
+fn open_intercepts(vcpu: &mut impl Vcpu, cpuid: &Cpuid, follows_paging: bool) {
+    vcpu.permit_instructions(cpuid.instructions());
+    for rule in policy::TABLE.iter().filter(|rule| Msrs::passes(rule)) {
+        if !rule.exists(cpuid) {
+            continue;
         }
-        self.vcpu.intercept_paging(self.translation.follows_paging());
-        // A guest can make its CPU raise either while it delivers the other, without
-        // end and without an exit: CVE-2015-5307, CVE-2015-8104.
-        self.vcpu.intercept_exceptions(1 << Vector::DEBUG.0 | 1 << Vector::ALIGNMENT_CHECK.0);
+        for index in rule.first..=rule.last {
+            vcpu.intercept_msr(index, false, false);
+        }
     }
+    vcpu.intercept_paging(follows_paging);
+    // A guest can make its CPU raise either while it delivers the other, without
+    // end and without an exit: CVE-2015-5307, CVE-2015-8104.
+    vcpu.intercept_exceptions(1 << Vector::DEBUG.0 | 1 << Vector::ALIGNMENT_CHECK.0);
 }

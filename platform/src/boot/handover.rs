@@ -40,6 +40,8 @@ pub struct Boot {
     pub image: Range<u64>,
     /// The TSC at the first instruction of the image.
     pub entry_tsc: u64,
+    /// The TSC's rate in MHz, where the command line gives it.
+    pub tsc_mhz: Option<u16>,
 }
 
 /// Everything that `boot_main` fills and that must outlive it. All zero at first, so
@@ -70,6 +72,7 @@ static HANDOVER: HandoverCell = HandoverCell(UnsafeCell::new(Handover {
         layout: Layout::EMPTY,
         image: 0..0,
         entry_tsc: 0,
+        tsc_mhz: None,
     },
     ready: false,
     hermit_command_line: FixedString::new(),
@@ -147,13 +150,15 @@ extern "C" fn boot_main(magic: u32, address: u32) -> ! {
         refuse(format_args!("cannot read the boot loader's information: {error:x?}"));
     }
     let image = image_range();
-    let window = hermit_bytes(&handover.boot.information);
+    let options = options(&handover.boot.information);
+    let (window, rate) = (options.hermit_bytes(), clock::rate_for_hermit(&options));
+    handover.boot.tsc_mhz = options.tsc_mhz;
     handover.boot.layout = match Layout::split(&handover.boot.information, image.clone(), window) {
         Ok(layout) => layout,
         Err(error) => refuse(format_args!("{error}")),
     };
     let root = handover.tables.fill(image.clone(), has_one_gib_pages());
-    prepare_hermit(handover, &image);
+    prepare_hermit(handover, &image, rate);
     handover.boot.image = image;
     // SAFETY: boot.S wrote the word before it called us.
     handover.boot.entry_tsc = unsafe { boot_tsc };
@@ -179,13 +184,14 @@ extern "C" fn boot_main(magic: u32, address: u32) -> ! {
 
 /// What the command line asks for. One that cannot be obeyed is refused later, when there
 /// is a console.
-fn hermit_bytes(information: &BootInformation) -> u64 {
-    Options::parse(information.command_line.as_str()).unwrap_or_default().hermit_bytes()
+fn options(information: &BootInformation) -> Options<'_> {
+    Options::parse(information.command_line.as_str()).unwrap_or_default()
 }
 
-fn prepare_hermit(handover: &mut Handover, image: &Range<u64>) {
+/// `rate` is what Hermit is to take for the TSC's, in MHz, where it need not measure it.
+fn prepare_hermit(handover: &mut Handover, image: &Range<u64>, rate: Option<u64>) {
     handover.hermit_multiboot.fill(&handover.boot.layout.hermit);
-    if let Some(mhz) = clock::rate_for_hermit(handover.boot.information.command_line.as_str()) {
+    if let Some(mhz) = rate {
         let mut line = LineBuffer { bytes: [0; 64], used: 0 };
         let _ = write!(line, "anchorite -freq {mhz}");
         handover.hermit_command_line.set(&line.bytes[..line.used]);

@@ -100,16 +100,15 @@ impl FrameSlab {
 }
 
 impl PageSource for Frames {
-    fn pages(&mut self, count: usize) -> Option<HostPages> {
+    fn pages_as_they_are(&mut self, count: usize) -> Option<HostPages> {
         let bytes = count.checked_mul(FRAME_BYTES as usize).filter(|&bytes| bytes > 0)?;
         let start = self.allocate_bytes(bytes)?;
-        // SAFETY: the allocation is `bytes` long and ours alone.
-        unsafe { start.write_bytes(0, bytes) };
         let physical = HpaPage::new(Hpa::new(direct_map::physical(start)))?;
         #[expect(clippy::cast_ptr_alignment, reason = "allocated with a page's alignment")]
         let first = start.cast::<Page>();
-        // SAFETY: the allocation is page-aligned, zeroed, `count` pages long, never
-        // given back, and referred to by nobody else.
+        // SAFETY: the allocation is page-aligned, `count` pages long, never given back, and
+        // referred to by nobody else; it is the machine's RAM, in which every byte has some
+        // value.
         let memory = unsafe { core::slice::from_raw_parts_mut(first, count) };
         Some(HostPages { physical, memory })
     }

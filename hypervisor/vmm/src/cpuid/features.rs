@@ -130,6 +130,25 @@ const AFTER_AVX512: Show = Show::With(&[Condition::Feature("avx512f")]);
 /// A guest switches PKRU with the other registers of XSAVE.
 const KEYS: Show = Show::With(&[Condition::States(STATE_PKRU)]);
 const APIC: Show = Show::With(&[Condition::LocalApic]);
+const AFTER_PCID: Show = Show::With(&[Condition::Feature("pcid")]);
+const AFTER_RDTSCP: Show = Show::With(&[Condition::Feature("rdtscp")]);
+
+/// Every [`Show::With`] and [`Show::Emulated`] of the rows, each behind those of the features
+/// that it names.
+pub(super) const CONDITIONAL: [Show; 12] = [
+    APIC,
+    X2APIC,
+    XSAVE,
+    AFTER_XSAVE,
+    COMPACTS,
+    AVX,
+    AFTER_AVX,
+    AVX512,
+    AFTER_AVX512,
+    KEYS,
+    AFTER_PCID,
+    AFTER_RDTSCP,
+];
 
 const fn plain(bit: u32, name: &'static str) -> Feature {
     passed(bit, name, PLAIN)
@@ -238,7 +257,7 @@ const LEAF_7_EBX: &[Feature] = &[
     passed(7, "smep", "the CPU's own, under shadow tables too; CR4.SMEP"),
     plain(8, "bmi2"),
     plain(9, "erms"),
-    with(10, "invpcid", Show::With(&[Condition::Feature("pcid")]), "goes with PCID"),
+    with(10, "invpcid", AFTER_PCID, "goes with PCID"),
     hidden(11, "rtm", "no transactions"),
     hidden(12, "rdt-m", HOST),
     passed(13, "fcs-fds-deprecated", "how this CPU's x87 is"),
@@ -278,7 +297,7 @@ const LEAF_7_ECX: &[Feature] = &[
     hidden(13, "tme", HOST),
     with(14, "avx512vpopcntdq", AFTER_AVX512, WITH_AVX),
     passed(16, "la57", "five-level paging; CR4.LA57"),
-    with(22, "rdpid", Show::With(&[Condition::Feature("rdtscp")]), "reads TSC_AUX"),
+    with(22, "rdpid", AFTER_RDTSCP, "reads TSC_AUX"),
     hidden(23, "kl", "its states are not virtualized"),
     plain(25, "cldemote"),
     hidden(27, "movdiri", "stores that our emulator does not know"),

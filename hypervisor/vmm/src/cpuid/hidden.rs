@@ -1,6 +1,7 @@
 //! Features that a run hides from its guest: `hide=smep,smap`.
 
 use super::features::{FEATURES, HIDEABLE};
+use super::masks::Place;
 use core::fmt;
 
 /// What `hide=` names, as bits of the registers in [`FEATURES`].
@@ -42,12 +43,9 @@ impl Hidden {
         Ok(hidden)
     }
 
-    /// Whether the feature `name` is hidden.
-    pub fn contains(&self, name: &str) -> bool {
-        let registers = FEATURES.iter().zip(self.masks);
-        registers.into_iter().any(|(register, mask)| {
-            register.features.iter().any(|row| row.name == name && mask >> row.bit & 1 == 1)
-        })
+    /// Whether the feature at `place` is hidden.
+    pub(super) const fn contains(&self, place: Place) -> bool {
+        self.masks[place.register] >> place.bit & 1 == 1
     }
 
     /// The hidden bits of the register at `index` in [`FEATURES`].

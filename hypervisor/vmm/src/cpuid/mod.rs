@@ -6,7 +6,9 @@
 
 pub mod features;
 mod hidden;
+mod masks;
 pub mod policy;
+mod source;
 mod xsave;
 
 pub use hidden::{CannotHide, Hidden};
@@ -15,10 +17,9 @@ pub use xsave::Layout;
 use anchorite_abi::{CPUID_SIGNATURE, CPUID_SIGNATURE_LEAF};
 use anchorite_vcpu::{Cr4, Instructions};
 use core::num::NonZeroU64;
-use features::{
-    Condition, FEATURES, Feature, STATE_AVX, STATE_AVX512, STATE_LEGACY, STATE_PKRU, STATES, Show,
-};
+use features::{FEATURES, Show};
 use policy::{LAST_BASIC, LAST_EXTENDED, RULES, Register};
+use source::Source;
 
 /// First leaf of the extended range.
 const EXTENDED: u32 = 0x8000_0000;
@@ -108,7 +109,7 @@ pub struct Cpuid {
 impl Cpuid {
     /// The guest's view of a physical CPU whose CPUID is `host`, with a TSC of `hertz`.
     pub fn new(host: impl Fn(u32, u32) -> Leaf, hertz: NonZeroU64, offer: &Offer) -> Self {
-        let source = Source::new(&host, offer);
+        let source = Source::new(host, offer);
         let frequency_khz = u32::try_from(hertz.get() / 1_000).unwrap_or(u32::MAX);
         let mut cpuid = Self {
             basic: [Leaf::default(); BASIC_LEAVES],
@@ -121,21 +122,28 @@ impl Cpuid {
         cpuid.apply_rules(&source);
         cpuid.apply_features(&source);
         if cpuid.shows(1, Register::Ecx, 26) {
-            cpuid.layout = Layout::new(&source.host, source.states);
+            cpuid.layout = Layout::new(source.host(), source.states());
         }
         cpuid.limit_linear_addresses();
         cpuid
     }
 
-    /// Fills in what [`RULES`] name, each rule once: the machine waits for this.
+    /// Fills in what [`RULES`] name, each rule and each leaf once: the machine waits for this.
     fn apply_rules<F: Fn(u32, u32) -> Leaf>(&mut self, source: &Source<'_, F>) {
-        for rule in RULES {
-            if rule.leaf == CACHE_LEAF {
+        for rules in RULES.chunk_by(|one, next| one.leaf == next.leaf) {
+            let leaf = rules[0].leaf;
+            if leaf == CACHE_LEAF {
                 for (subleaf, shown) in (0..).zip(&mut self.caches) {
-                    rule.apply(&source.existing(CACHE_LEAF, subleaf), shown);
+                    let host = source.existing(leaf, subleaf);
+                    for rule in rules {
+                        rule.apply(&host, shown);
+                    }
                 }
-            } else if let Some(shown) = self.leaf_mut(rule.leaf) {
-                rule.apply(&source.existing(rule.leaf, 0), shown);
+            } else if let Some(shown) = self.leaf_mut(leaf) {
+                let host = source.existing(leaf, 0);
+                for rule in rules {
+                    rule.apply(&host, shown);
+                }
             }
         }
         self.basic[0].eax = self.basic[0].eax.min(LAST_BASIC);
@@ -144,9 +152,7 @@ impl Cpuid {
 
     /// Fills in the feature bits.
     fn apply_features<F: Fn(u32, u32) -> Leaf>(&mut self, source: &Source<'_, F>) {
-        for (index, register) in FEATURES.iter().enumerate() {
-            let host = source.existing(register.leaf, register.subleaf);
-            let shown = source.features(index, host.register(register.register));
+        for (register, shown) in FEATURES.iter().zip(source.features()) {
             if (register.leaf, register.subleaf) == (XSAVE_LEAF, 1) {
                 self.xsave_instructions = shown;
             } else if let Some(leaf) = self.leaf_mut(register.leaf) {
@@ -294,93 +300,6 @@ impl Cpuid {
             (None, FREQUENCY_LEAF) => Leaf { eax: self.frequency_khz, ..Leaf::default() },
             _ => Leaf::default(),
         }
-    }
-}
-
-/// The physical CPU, and what of it may be shown.
-struct Source<'a, F> {
-    host: F,
-    offer: &'a Offer,
-    /// Bits of XCR0 that the guest may set, if XSAVE is shown.
-    states: u64,
-    /// Whether it may be shown.
-    xsave: bool,
-}
-
-impl<'a, F: Fn(u32, u32) -> Leaf> Source<'a, F> {
-    /// Of the states that the CPU has, those can be shown that it also describes: Bochs 2.7
-    /// takes PKRU's bit in XCR0 but tells neither its size nor its place, so that a guest
-    /// makes its areas too small, and loads PKRU from behind them.
-    ///
-    /// Where XSETBV does not exit, the guest can set all bits of XCR0 that the CPU has:
-    /// then either all may be shown or none.
-    fn new(host: F, offer: &'a Offer) -> Self {
-        let mut source = Self { host, offer, states: 0, xsave: false };
-        let found = source.existing(XSAVE_LEAF, 0);
-        let all = u64::from(found.edx) << 32 | u64::from(found.eax);
-        let gone =
-            [("avx", STATE_AVX | STATE_AVX512), ("avx512f", STATE_AVX512), ("pku", STATE_PKRU)];
-        let gone = gone.into_iter().filter(|(name, _)| offer.hidden.contains(name));
-        let gone = gone.fold(0, |bits, (_, state)| bits | state);
-        source.states = source.described(all & STATES & !gone);
-        source.xsave = source.states & STATE_LEGACY == STATE_LEGACY
-            && (offer.xsetbv_exits || source.states == all);
-        source
-    }
-
-    /// Those of `states` whose size CPUID tells; x87's and SSE's need no telling.
-    fn described(&self, states: u64) -> u64 {
-        let beyond_legacy = (2..u64::BITS).filter(|state| states >> state & 1 == 1);
-        let untold = beyond_legacy.filter(|state| self.existing(XSAVE_LEAF, *state).eax == 0);
-        untold.fold(states, |told, state| told & !(1 << state))
-    }
-
-    /// A leaf of the host's; zeroes where it has none.
-    fn existing(&self, leaf: u32, subleaf: u32) -> Leaf {
-        let last = (self.host)(leaf & EXTENDED, 0).eax;
-        if leaf <= last { (self.host)(leaf, subleaf) } else { Leaf::default() }
-    }
-
-    /// What is shown of `value`, the host's register at `index` in [`FEATURES`].
-    fn features(&self, index: usize, value: u32) -> u32 {
-        let rows = FEATURES[index].features.iter();
-        rows.filter(|row| self.feature(index, row, value)).fold(0, |bits, row| bits | 1 << row.bit)
-    }
-
-    fn feature(&self, index: usize, row: &Feature, value: u32) -> bool {
-        let hidden = self.offer.hidden.mask(index) & 1 << row.bit != 0;
-        let there = !hidden && value & 1 << row.bit != 0;
-        match row.show {
-            Show::Passed => there,
-            Show::With(conditions) => there && conditions.iter().all(|need| self.holds(need)),
-            Show::Emulated(conditions) => !hidden && conditions.iter().all(|need| self.holds(need)),
-            Show::Set => true,
-            Show::Mirrors(_) | Show::Hidden => false,
-        }
-    }
-
-    fn holds(&self, condition: &Condition) -> bool {
-        match *condition {
-            Condition::Feature(name) => self.shows(name),
-            Condition::States(states) => self.states & states == states,
-            Condition::ExtendedStates => self.xsave,
-            Condition::Compaction => self.offer.xsavec,
-            Condition::LocalApic => self.offer.apic != LocalApic::None,
-            Condition::X2Apic => self.offer.apic == LocalApic::X2,
-        }
-    }
-
-    /// Whether the feature `name` is shown, by the first register that has it.
-    fn shows(&self, name: &str) -> bool {
-        let rows = FEATURES.iter().enumerate();
-        let mut found = rows.filter_map(|(index, register)| {
-            let row = register.features.iter().find(|row| row.name == name)?;
-            Some((index, register, row))
-        });
-        found.next().is_some_and(|(index, register, row)| {
-            let host = self.existing(register.leaf, register.subleaf);
-            self.feature(index, row, host.register(register.register))
-        })
     }
 }
 

@@ -100,15 +100,16 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         if let (Some(access), Some(length)) = (told, self.vcpu.instruction_length()) {
             return Ok((access, length));
         }
-        // The most frequent by far: a kernel switches address spaces.
-        if let Some(&Intercepted { operation: Operation::WriteControl { number, from }, length }) =
-            self.known()
-        {
-            if number == exit.number {
+        let instruction = match self.known() {
+            // The most frequent by far: a kernel switches address spaces.
+            Some(&Intercepted { operation: Operation::WriteControl { number, from }, length })
+                if number == exit.number =>
+            {
                 return Ok((Complete::Write(from), length));
             }
-        }
-        let instruction = self.decoded()?;
+            Some(&instruction) => instruction,
+            None => self.decode_anew()?,
+        };
         let access = match told {
             Some(access) => access,
             None => self.complete_by(instruction.operation, exit.number)?,

@@ -5,7 +5,7 @@ use crate::cpuid::policy::Register;
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::msr::Msrs;
-use crate::msr::policy::{Behaviour, ConstantWrite, FIRST_X2APIC, Need, Rule};
+use crate::msr::policy::{Behaviour, ConstantWrite, FIRST_X2APIC, Rule};
 use crate::translation::Translation;
 use anchorite_vcpu::{ControlRegister, Event, Gpr, Vcpu, Vector};
 
@@ -66,12 +66,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// The rule for `index`, if the guest has that register.
     #[inline]
     fn msr_rule(&self, index: u32) -> Option<&'static Rule> {
-        Msrs::rule(index).filter(|rule| self.has_msr(rule))
-    }
-
-    /// Whether the feature is shown that brings the register of `rule`.
-    pub(crate) fn has_msr(&self, rule: &Rule) -> bool {
-        rule.needs.is_none_or(|Need { leaf, register, bit }| self.cpuid.shows(leaf, register, bit))
+        Msrs::rule(index).filter(|rule| rule.exists(&self.cpuid))
     }
 
     fn set_msr(&mut self, index: u32, behaviour: Behaviour, value: u64) -> Result<(), Refused> {

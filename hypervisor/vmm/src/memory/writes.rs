@@ -45,6 +45,12 @@ impl WriteLog {
         Some(GuestWrite::Range { first: Gpa::new(first), bytes })
     }
 
+    /// Forgets all, for one whom none of it concerns.
+    pub const fn clear(&mut self) {
+        self.used = 0;
+        self.overflowed = false;
+    }
+
     /// Notes a write. One that continues the previous one, as the steps of a string
     /// instruction do, needs no entry of its own.
     pub(super) fn note(&mut self, first: Gpa, bytes: u64) {
@@ -91,6 +97,19 @@ mod tests {
         log.note(Gpa::new(0x10_0000), 8);
         log.note(Gpa::new(0x20_0000), 8);
         assert_eq!(log.take(), Some(GuestWrite::Everything));
+        assert!(log.is_empty() && log.take().is_none());
+    }
+
+    #[test]
+    fn a_log_that_is_cleared_is_empty_whatever_it_held() {
+        let mut log = WriteLog::default();
+        for page in 0..=ENTRIES as u64 {
+            log.note(Gpa::new(page * 0x2000), 8);
+            log.clear();
+            assert!(log.is_empty() && log.take().is_none());
+        }
+        (0..=ENTRIES as u64).for_each(|page| log.note(Gpa::new(page * 0x2000), 8));
+        log.clear();
         assert!(log.is_empty() && log.take().is_none());
     }
 }

@@ -5,6 +5,7 @@
 //! Source: SDM vol. 4, 2.1 "Architectural MSRs"; APM vol. 2, appendix A "MSR
 //! Cross-Reference".
 
+use crate::cpuid::Cpuid;
 use crate::cpuid::policy::Register;
 use anchorite_vcpu::GuestMsr;
 
@@ -87,6 +88,13 @@ pub struct Rule {
     pub behaviour: Behaviour,
     /// The feature that brings it; `None` where it is always there.
     pub needs: Option<Need>,
+}
+
+impl Rule {
+    /// Whether the feature is shown that brings the register.
+    pub fn exists(&self, cpuid: &Cpuid) -> bool {
+        self.needs.is_none_or(|Need { leaf, register, bit }| cpuid.shows(leaf, register, bit))
+    }
 }
 
 /// A CPUID bit without which a register does not exist.

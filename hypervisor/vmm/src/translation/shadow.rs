@@ -11,7 +11,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use anchorite_addr::{Gfn, Gpa, Gva, Hpa};
 use anchorite_shadow::{
-    self as engine, Access, AddVcpuError, EnterError, FlushPromise, Invpcid, RegisterFault,
+    self as engine, Access, AddVcpuError, Cr0, EnterError, FlushPromise, Invpcid, RegisterFault,
     Registers, RootFormat, ShadowMmu, SlotSpec, TlbFlush, Usage, VcpuId, Violation,
 };
 use anchorite_vcpu::exit::NestedFault;
@@ -30,6 +30,9 @@ pub struct Shadow<E> {
     /// The engine's name of each of the machine's slots.
     slots: Vec<(SlotId, engine::SlotId)>,
     loaded: Option<(Hpa, RootFormat)>,
+    /// The engine has been told that the guest's paging is on. While it is off, the engine
+    /// hears of no register.
+    paging: bool,
     /// The engine counts the vCPU as in the guest: since the last entry nothing has been
     /// asked of it.
     inside: bool,
@@ -48,6 +51,7 @@ impl<E: ShadowMmu> Shadow<E> {
             vcpu,
             slots: Vec::new(),
             loaded: None,
+            paging: false,
             inside: false,
             quota,
             exhausted: false,
@@ -206,16 +210,27 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
         register: Option<ControlRegister>,
         registers: Registers,
     ) -> Result<(), RegisterFault> {
-        let vcpu = self.vcpu;
+        let (before, vcpu) = (self.paging, self.vcpu);
+        let now = registers.cr0.contains(Cr0::PG);
+        if !before && !now {
+            // Nothing is translated by these registers; a guest on its way to long mode
+            // writes most of them.
+            return Ok(());
+        }
+        let register = if before { register } else { None };
         let engine = self.outside();
-        match register {
+        let taken = match register {
             Some(ControlRegister::Cr0) => engine.set_cr0(vcpu, registers.cr0),
             Some(ControlRegister::Cr3) => engine.set_cr3(vcpu, registers.cr3),
             Some(ControlRegister::Cr4) => engine.set_cr4(vcpu, registers.cr4),
             Some(ControlRegister::Efer) => engine.set_efer(vcpu, registers.efer),
             Some(ControlRegister::Cr2 | ControlRegister::Cr8 | ControlRegister::Xcr0) => Ok(()),
             None => engine.set_registers(vcpu, registers),
+        };
+        if taken.is_ok() {
+            self.paging = now;
         }
+        taken
     }
 
     #[inline]
