@@ -2,7 +2,7 @@
 
 use alloc::string::String;
 use anchorite_abi::Verdict;
-use anchorite_addr::Gpa;
+use anchorite_addr::{Gpa, Gva};
 use anchorite_vcpu::Event;
 use core::fmt;
 
@@ -69,6 +69,11 @@ pub enum Stop {
         /// The address it was about, where there is one.
         gpa: Option<Gpa>,
     },
+    /// The processor goes on refusing an access that the page tables permit.
+    Refused {
+        /// The address accessed.
+        gva: Gva,
+    },
     /// The guest did what this hypervisor does not support.
     Unsupported {
         /// In a few words.
@@ -107,6 +112,12 @@ impl fmt::Display for Stop {
             }
             Self::Emulation { what, gpa: Some(gpa) } => write!(f, "{what} at {gpa}"),
             Self::Emulation { what, gpa: None } => f.write_str(what),
+            Self::Refused { gva } => {
+                write!(
+                    f,
+                    "the processor goes on refusing an access to {gva} that the page tables permit"
+                )
+            }
             Self::Unsupported { what } => write!(f, "{what} is not supported"),
             Self::MachineCheck => f.write_str("machine check"),
         }

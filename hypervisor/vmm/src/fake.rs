@@ -2,9 +2,11 @@
 
 extern crate std;
 
+mod engine;
 mod memory;
 mod vcpu;
 
+pub(crate) use engine::{Words, shadow, shadow_under};
 pub(crate) use memory::{FakeFormat, FakeMemory, FakeTables, HOST_BASE, HOST_BYTES};
 pub(crate) use vcpu::{Done, FakeVcpu, io, out};
 
@@ -12,8 +14,9 @@ use crate::cpuid::{Cpuid, Hidden, Leaf, Offer};
 use crate::host::Host;
 use crate::machine::{Config, Machine};
 use crate::memory::{Memslot, SlotId};
-use crate::translation::Nested;
+use crate::translation::{Nested, Shadow, Translation};
 use anchorite_addr::{Gfn, Hpa};
+use anchorite_shadow::AnyMmu;
 use core::cell::Cell;
 use core::num::NonZeroU64;
 use std::collections::VecDeque;
@@ -98,6 +101,21 @@ pub(crate) fn machine(vcpu: FakeVcpu) -> FakeMachine {
 
 /// The same with features hidden.
 pub(crate) fn machine_without(vcpu: FakeVcpu, names: &str) -> FakeMachine {
+    machine_by(Nested::new(FakeTables::new(64), true).unwrap(), vcpu, names)
+}
+
+pub(crate) type ShadowMachine = Machine<FakeVcpu, Shadow<AnyMmu<Words>>, FakeHost>;
+
+/// As [`machine`], under shadow paging. The engine sees the guest's tables in memory of its own.
+pub(crate) fn shadow_machine(vcpu: FakeVcpu) -> ShadowMachine {
+    machine_by(shadow(), vcpu, "")
+}
+
+fn machine_by<T: Translation>(
+    translation: T,
+    vcpu: FakeVcpu,
+    names: &str,
+) -> Machine<FakeVcpu, T, FakeHost> {
     let host = FakeHost {
         clock: Cell::new(1_000),
         console: Vec::new(),
@@ -106,12 +124,11 @@ pub(crate) fn machine_without(vcpu: FakeVcpu, names: &str) -> FakeMachine {
         idled: 0,
         wake: None,
     };
-    let nested = Nested::new(FakeTables::new(64), true).unwrap();
     let config = Config { limit_seconds: 1, ..Config::default() };
     let hidden = Hidden::parse(names).expect("hideable");
     let offer = Offer { hidden, xsetbv_exits: true, xsavec: true, ..Offer::default() };
     let cpuid = Cpuid::new(full_cpuid, host.hertz(), &offer);
-    let mut machine = Machine::new(vcpu, nested, FakeMemory::default(), host, cpuid, config);
+    let mut machine = Machine::new(vcpu, translation, FakeMemory::default(), host, cpuid, config);
     let host = Hpa::new(HOST_BASE).frame();
     let (id, first, frames) = (SlotId(0), Gfn::new(0), 2048);
     machine.add_slot(Memslot { id, first, frames, host, read_only: false }).unwrap();

@@ -7,7 +7,7 @@ use crate::cpuid::Cpuid;
 use crate::devices::fw_cfg::FwCfg;
 use crate::devices::{self, Devices, Now};
 use crate::events::Events;
-use crate::exits::Unprotected;
+use crate::exits::{Refused, Unprotected};
 use crate::fetch::CodeCache;
 use crate::host::Host;
 use crate::memory::{GuestMemory, HostMemory, Memslot, SlotChange, SlotError, SlotId};
@@ -98,6 +98,8 @@ pub struct Machine<B, T, H: Host> {
     pub(crate) tsc_offset: u64,
     /// The page tables that the guest was last let write to.
     pub(crate) unprotected: Unprotected,
+    /// The access that the processor last refused although the tables permit it.
+    pub(crate) refused: Refused,
     /// Typed, but the guest's UART had no room for it yet.
     pub(crate) typed: Option<u8>,
     /// The text that ends the run.
@@ -149,6 +151,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             msrs: Msrs::default(),
             tsc_offset: 0,
             unprotected: Unprotected::default(),
+            refused: Refused::default(),
             typed: None,
             until: None,
             files: Files::default(),

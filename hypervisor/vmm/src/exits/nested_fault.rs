@@ -27,7 +27,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// What is common to faults under nested and shadow paging.
     pub(super) fn resolve(&mut self, outcome: FaultOutcome) -> ExitAction {
         match outcome {
-            FaultOutcome::Resolved => ExitAction::Resume,
+            FaultOutcome::Resolved | FaultOutcome::Spurious => ExitAction::Resume,
             FaultOutcome::Guest(fault) => self.page_fault_for_guest(fault),
             FaultOutcome::Reflect => ExitAction::Stop(Stop::Unsupported { what: "this #PF" }),
             FaultOutcome::Emulate { gpa } => self.table_write(gpa),

@@ -29,6 +29,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let access = self.access(code);
         match self.translation.page_fault(self.memory.slots(), gva, access) {
             FaultOutcome::Resolved => ExitAction::Resume,
+            FaultOutcome::Spurious => self.refused(gva, access),
             FaultOutcome::Guest(fault) => self.page_fault_for_guest(fault),
             FaultOutcome::Emulate { gpa } => self.table_write_at(gva, gpa),
             FaultOutcome::Reflect => {

@@ -1,98 +1,13 @@
 extern crate std;
 use super::*;
-use crate::fake::{FakeFormat, FakeTables};
+use crate::fake::{FakeFormat, FakeTables, HOST_BASE, Words, shadow, shadow_under};
 use crate::memory::{Memslot, SlotId};
-use anchorite_addr::{Gfn, Hfn, Hpa, HpaPage};
-use anchorite_shadow::{
-    AccessKind, AnyMmu, Arena, Config, Cr4, Efer, FrameSource, GuestMemory, PolicyKind, Slab,
-    TableMemory,
-};
+use anchorite_addr::{Gfn, Hpa, HpaPage};
+use anchorite_shadow::{AccessKind, AnyMmu, Cr4, Efer, PolicyKind, TableMemory};
 use anchorite_vcpu::exit::NestedAccess;
 use anchorite_vcpu::{FlushScope, Root};
-use std::collections::BTreeMap;
-
-const SLAB: u64 = 0x1000_0000;
-const LOW: u64 = 0x2000_0000;
-/// Where the guest's memory lies in the host.
-const GUEST: u64 = 0x4000_0000;
-
-/// Tables and guest memory as words by address; one slab, one low frame.
-#[derive(Debug, Default)]
-struct Words {
-    words: BTreeMap<u64, u64>,
-    given: bool,
-}
-
-impl TableMemory for Words {
-    fn read_entry(&self, at: Hpa) -> u64 {
-        self.words.get(&at.as_u64()).copied().unwrap_or(0)
-    }
-
-    fn write_entry(&mut self, at: Hpa, value: u64) {
-        self.words.insert(at.as_u64(), value);
-    }
-}
-
-impl GuestMemory for Words {
-    fn read_u32(&self, at: Hpa) -> u32 {
-        (self.read_entry(Hpa::new(at.as_u64() & !7)) >> (8 * (at.as_u64() & 4))) as u32
-    }
-
-    fn read_u64(&self, at: Hpa) -> u64 {
-        self.read_entry(at)
-    }
-
-    fn compare_exchange_u32(&mut self, _: Hpa, _: u32, _: u32) -> bool {
-        unreachable!("no guest here has 4-byte entries")
-    }
-
-    fn compare_exchange_u64(&mut self, at: Hpa, old: u64, new: u64) -> bool {
-        let equal = self.read_entry(at) == old;
-        if equal {
-            self.write_entry(at, new);
-        }
-        equal
-    }
-}
-
-impl FrameSource for Words {
-    fn arena(&self) -> Arena {
-        Arena { base: Hpa::new(SLAB), pages: 64 }
-    }
-
-    fn take_slab(&mut self) -> Option<Slab> {
-        (!core::mem::replace(&mut self.given, true)).then(|| Slab::new(Hpa::new(SLAB)))
-    }
-
-    fn give_slab(&mut self, _: Slab) {
-        self.given = false;
-    }
-
-    fn take_low_frame(&mut self) -> Option<Hpa> {
-        Some(Hpa::new(LOW))
-    }
-
-    fn give_low_frame(&mut self, _: Hpa) {}
-}
 
 type Both = Combined<FakeFormat, FakeTables, AnyMmu<Words>>;
-
-/// A guest of 2 MiB whose page n is mapped to its page n + 1 by the tables at 0x1000.
-fn shadow() -> Shadow<AnyMmu<Words>> {
-    shadow_under(PolicyKind::Tagged)
-}
-
-fn shadow_under(policy: PolicyKind) -> Shadow<AnyMmu<Words>> {
-    let mut words = Words::default();
-    for level in 1..4 {
-        words.write_entry(Hpa::new(GUEST + level * 0x1000), (level + 1) << 12 | 7);
-    }
-    for page in 0..511 {
-        words.write_entry(Hpa::new(GUEST + 0x4000 + page * 8), (page + 1) << 12 | 7);
-    }
-    let config = Config { quota: 64, ..Config::default() };
-    Shadow::new(AnyMmu::new(policy, words, config).unwrap()).unwrap()
-}
 
 fn both() -> (Both, Memslots) {
     both_under(PolicyKind::Tagged)
@@ -106,7 +21,7 @@ fn both_under(policy: PolicyKind) -> (Both, Memslots) {
         id: SlotId(0),
         first: Gfn::new(0),
         frames: 512,
-        host: Hfn::new(GUEST >> 12),
+        host: Hpa::new(HOST_BASE).frame(),
         read_only: false,
     };
     let change = slots.add(slot).unwrap();
@@ -163,7 +78,7 @@ fn a_guest_without_paging_runs_on_nested_tables_and_one_with_paging_on_shadow_ta
     let paged = turn_paging(&mut tables, true);
     assert!(matches!(paged.root, Some(Root::Shadow { .. })), "{paged:?}");
     assert_eq!(read(&mut tables, &slots, 5), FaultOutcome::Resolved);
-    assert_eq!(shadowed(&tables, paged.root.unwrap(), 5), Some((GUEST >> 12) + 6));
+    assert_eq!(shadowed(&tables, paged.root.unwrap(), 5), Some((HOST_BASE >> 12) + 6));
 
     let unpaged_again = turn_paging(&mut tables, false);
     assert_eq!(unpaged_again.root, unpaged.root);

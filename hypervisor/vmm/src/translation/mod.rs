@@ -125,6 +125,8 @@ pub struct Entry {
 pub enum FaultOutcome {
     /// The access is permitted now: enter again.
     Resolved,
+    /// The access was permitted already: enter again.
+    Spurious,
     /// The guest's own tables forbid it, as our walk of them found.
     Guest(PageFault),
     /// The guest's own tables forbid it, as the hardware reported.

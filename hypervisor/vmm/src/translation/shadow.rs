@@ -166,7 +166,8 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
     fn page_fault(&mut self, _: &Memslots, gva: Gva, access: Access) -> FaultOutcome {
         let vcpu = self.vcpu;
         match self.outside().page_fault(vcpu, gva, access) {
-            engine::FaultOutcome::Fixed | engine::FaultOutcome::Spurious => FaultOutcome::Resolved,
+            engine::FaultOutcome::Fixed => FaultOutcome::Resolved,
+            engine::FaultOutcome::Spurious => FaultOutcome::Spurious,
             engine::FaultOutcome::Guest(fault) => FaultOutcome::Guest(fault),
             engine::FaultOutcome::EmulateWrite { gpa } | engine::FaultOutcome::Emulate { gpa } => {
                 FaultOutcome::Emulate { gpa }
