@@ -31,6 +31,15 @@ pub(crate) fn stgi() {
     unsafe { asm!("stgi", options(nostack, preserves_flags)) };
 }
 
+/// Writes CR8 as it is, which makes an emulator look at what its local APIC holds back.
+pub(crate) fn rewrite_cr8() {
+    // SAFETY: ring 0; the task priority keeps its value.
+    unsafe {
+        asm!("mov {priority}, cr8", "mov cr8, {priority}", priority = out(reg) _,
+            options(nostack, preserves_flags));
+    }
+}
+
 /// Discards the translation of one linear address under one ASID, global ones too.
 pub(crate) fn invlpga(address: u64, asid: u32) {
     // SAFETY: ring 0, EFER.SVME is set; it only ever discards cached translations.

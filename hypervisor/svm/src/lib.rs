@@ -39,7 +39,8 @@
 //! can take one. Interrupts are delivered by EVENTINJ, but under QEMU's emulator by V_IRQ
 //! without the intercept, because it can deliver the other kind twice. There the one
 //! mechanism serves both, so a window asked for while an interrupt is on its way opens
-//! at the first exit after the guest has taken it.
+//! at the first exit after the guest has taken it. And there a physical interrupt can get
+//! lost at an entry with V_IRQ, so CR8 is written after such an exit (`delivery`).
 //!
 //! *NMIs.* Without V_NMI the hardware does not tell whether the guest handles an NMI.
 //! From an injected NMI until the guest's next IRET they count as blocked: IRET exits,

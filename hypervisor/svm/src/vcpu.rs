@@ -246,7 +246,8 @@ impl SvmVcpu {
         }
         // VMRUN loads CR2, but Bochs 2.7 does not.
         cpu::set_cr2(get!(self.vmcb, save.cr2));
-        self.aftermath = self.advanced != 0 || self.nmi != NmiState::Open;
+        self.aftermath =
+            self.advanced != 0 || self.nmi != NmiState::Open || self.may_lose_interrupts();
         if due.union(self.attention.get()).contains(Attention::STATE) {
             self.attention.set(self.attention.get() - Attention::STATE);
             self.checked = self.read_checked();

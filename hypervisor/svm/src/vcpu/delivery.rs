@@ -8,6 +8,7 @@ use super::attention::Attention;
 use crate::capabilities::SvmFeatures;
 use crate::event;
 use crate::fields::{Clean, VirtualInterrupt, get, set};
+use crate::instructions as cpu;
 use anchorite_vcpu::{Event, EventKind, Gpr, Rflags, Vector, VmExit};
 
 /// Bit 14 of DR6: the debug exception is a single step.
@@ -197,6 +198,9 @@ impl SvmVcpu {
     #[cold]
     pub(super) fn settle(&mut self) -> VmExit {
         for _ in 0..REENTRIES {
+            if self.may_lose_interrupts() {
+                cpu::rewrite_cr8();
+            }
             let exit = self.decode_exit();
             self.undo_return_address();
             let done = match self.nmi {
@@ -216,6 +220,13 @@ impl SvmVcpu {
         }
         // Nothing for the machine to do but to come again.
         VmExit::HostInterrupt
+    }
+
+    /// VMRUN of QEMU 7.2 notes V_IRQ in a word in which its timers' thread asks for interrupts,
+    /// and does so without the lock: a physical interrupt can stay in the local APIC, unseen,
+    /// so that a host that halts never wakes. A write to CR8 makes it look there again.
+    pub(super) fn may_lose_interrupts(&self) -> bool {
+        self.raw.emulated_by_qemu && self.virtual_use != VirtualUse::Idle
     }
 
     /// Moves RIP back to the instruction whose event was not delivered.
