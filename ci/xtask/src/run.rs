@@ -119,7 +119,8 @@ pub(crate) fn machine(
     if args.interactive && args.guest.append.is_none() {
         modules[0].arguments += guest.interactive_arguments();
     }
-    let memory_mib = args.machine_mem.unwrap_or_else(|| machine_memory(args, &options, &modules));
+    let memory_mib =
+        args.machine_mem.unwrap_or_else(|| machine_memory(args, on, &options, &modules));
     Ok(Machine {
         cpu,
         on,
@@ -173,9 +174,15 @@ fn image(options: &Options<'_>) -> Module {
 const UEFI_MIB: u32 = 256;
 
 /// MiB of what the image and its pools need, the guest's files besides.
-fn machine_memory(args: &RunArgs, options: &Options<'_>, modules: &[Module]) -> u32 {
+///
+/// GRUB leaves the files in the middle of RAM. What the guest's RAM leaves of it then lies on
+/// both sides of them, and the pool of shadow pages must find its place on one.
+fn machine_memory(args: &RunArgs, on: On, options: &Options<'_>, modules: &[Module]) -> u32 {
     let files: u64 = modules.iter().map(|module| module.bytes().next_multiple_of(4096)).sum();
-    let bytes = if args.bare { options.guest_bytes() } else { options.machine_bytes() + files };
+    let by_grub = on == On::Bochs || args.boot != Boot::Direct;
+    let sides = if by_grub { options.shadow_pool_bytes() } else { 0 };
+    let bytes =
+        if args.bare { options.guest_bytes() } else { options.machine_bytes() + files + sides };
     let memory = u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
     if args.boot == Boot::Uefi { memory.max(UEFI_MIB) } else { memory }
 }
@@ -322,4 +329,36 @@ pub(crate) fn write_image(workspace: &Workspace, args: &ImageArgs, from: &Path) 
     iso::write(&iso, &image(&options(&args.guest, &guest)), &modules)?;
     println!("{}", iso.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn memory_of(typed: &str, on: On) -> u32 {
+        let args = Typed::parse_from(["run", "g"].into_iter().chain(typed.split_whitespace())).run;
+        let options =
+            Options { mmu: args.guest.mmu.of_image(), mem_mib: 256, ..Options::default() };
+        machine_memory(&args, on, &options, &[])
+    }
+
+    #[test]
+    fn a_machine_booted_by_grub_has_room_for_the_pool_on_either_side_of_the_files() {
+        let shadow = Options { mmu: Mmu::Shadow.of_image(), mem_mib: 256, ..Options::default() };
+        let pool = u32::try_from(shadow.shadow_pool_bytes().div_ceil(1 << 20)).unwrap();
+        let direct = memory_of("", On::Qemu);
+        for (typed, on) in [("", On::Bochs), ("--boot bios", On::Qemu), ("--boot uefi", On::Qemu)] {
+            assert!(memory_of(typed, on).abs_diff(direct + pool) <= 1, "{typed} {on:?}");
+        }
+        let nested = "--mmu nested";
+        assert_eq!(memory_of(nested, On::Bochs), memory_of(nested, On::Qemu), "no pool");
+        assert_eq!(memory_of("--bare", On::Qemu), 256);
+    }
 }
