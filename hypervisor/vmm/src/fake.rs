@@ -15,7 +15,7 @@ use crate::host::Host;
 use crate::machine::{Config, Machine};
 use crate::memory::{Memslot, SlotId};
 use crate::translation::{Nested, Shadow, Translation};
-use anchorite_addr::{Gfn, Hpa};
+use anchorite_addr::{Gfn, Gpa, Hpa};
 use anchorite_shadow::AnyMmu;
 use core::cell::Cell;
 use core::num::NonZeroU64;
@@ -106,9 +106,15 @@ pub(crate) fn machine_without(vcpu: FakeVcpu, names: &str) -> FakeMachine {
 
 pub(crate) type ShadowMachine = Machine<FakeVcpu, Shadow<AnyMmu<Words>>, FakeHost>;
 
-/// As [`machine`], under shadow paging. The engine sees the guest's tables in memory of its own.
+/// As [`machine`], under shadow paging. The engine sees the guest's tables in memory of its own,
+/// the machine the same ones in its own.
 pub(crate) fn shadow_machine(vcpu: FakeVcpu) -> ShadowMachine {
-    machine_by(shadow(), vcpu, "")
+    let mut machine = machine_by(shadow(), vcpu, "");
+    for (gpa, entry) in engine::tables() {
+        machine.memory().place(Gpa::new(gpa), &entry.to_le_bytes()).unwrap();
+    }
+    while machine.memory.writes().take().is_some() {}
+    machine
 }
 
 fn machine_by<T: Translation>(

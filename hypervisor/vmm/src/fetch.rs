@@ -286,8 +286,12 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     pub(crate) fn walk_to(&self, gva: Gva, kind: AccessKind) -> Result<Walk, WalkError> {
         let access = Access { user: self.vcpu.cpl() == 3, ..Access::supervisor(kind) };
         let access = Access { ac: self.alignment_flag(), pkru: self.pkru(), ..access };
-        let bits = self.physical_bits;
-        self.memory.walk(&self.paging_registers(), bits, gva, access)
+        self.walk_as(gva, access)
+    }
+
+    /// Where `access` to `gva` lands.
+    pub(crate) fn walk_as(&self, gva: Gva, access: Access) -> Result<Walk, WalkError> {
+        self.memory.walk(&self.paging_registers(), self.physical_bits, gva, access)
     }
 
     /// RIP as a linear address, and the size of the code there.

@@ -25,11 +25,10 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
 
     fn page_fault(&mut self, exit: &ExceptionExit) -> ExitAction {
         let gva = Gva::new(exit.qualification);
-        let code = ErrorCode::from_bits_retain(exit.error_code.unwrap_or(0));
-        let access = self.access(code);
+        let access = self.access(exit);
         match self.translation.page_fault(self.memory.slots(), gva, access) {
             FaultOutcome::Resolved => ExitAction::Resume,
-            FaultOutcome::Spurious => self.refused(gva, access),
+            FaultOutcome::Spurious => self.refused(exit),
             FaultOutcome::Guest(fault) => self.page_fault_for_guest(fault),
             FaultOutcome::Emulate { gpa } => self.table_write_at(gva, gpa),
             FaultOutcome::Reflect => {
@@ -43,7 +42,9 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
 
     /// What the guest tried, of which the hardware's error code tells the kind and
     /// the privilege rightly even under a shadow root.
-    fn access(&self, code: ErrorCode) -> Access {
+    #[inline]
+    pub(super) fn access(&self, exit: &ExceptionExit) -> Access {
+        let code = ErrorCode::from_bits_retain(exit.error_code.unwrap_or(0));
         let kind = if code.contains(ErrorCode::FETCH) {
             AccessKind::Execute
         } else if code.contains(ErrorCode::WRITE) {

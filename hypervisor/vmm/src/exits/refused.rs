@@ -11,9 +11,11 @@ use crate::action::{ExitAction, Stop};
 use crate::counters::Counters;
 use crate::host::Host;
 use crate::machine::Machine;
-use crate::translation::{FaultOutcome, Translation};
+use crate::memory::WalkError;
+use crate::translation::Translation;
 use anchorite_addr::Gva;
 use anchorite_shadow::Access;
+use anchorite_vcpu::exit::ExceptionExit;
 use anchorite_vcpu::{ExitReason, FlushScope, Vcpu};
 
 /// The time in a row at which the vCPU is told to forget the translation.
@@ -59,12 +61,15 @@ fn interruptions(counters: &Counters) -> u64 {
 }
 
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
-    /// The processor refused an access that the tables permit.
+    /// The processor refused an access that the tables permit. Everything is taken from
+    /// `exit` again, so that other page faults keep nothing for this one.
     #[cold]
-    pub(super) fn refused(&mut self, gva: Gva, access: Access) -> ExitAction {
+    #[inline(never)]
+    pub(super) fn refused(&mut self, exit: &ExceptionExit) -> ExitAction {
+        let gva = Gva::new(exit.qualification);
         match self.refused.again(gva, self.vcpu.regs().rip, &self.counters) {
             FORGET => self.vcpu.flush(FlushScope::Address(gva)),
-            IMPLICIT => return self.implicit_access(gva, access),
+            IMPLICIT => return self.implicit_access(gva, self.access(exit)),
             HOPELESS.. => return ExitAction::Stop(Stop::Refused { gva }),
             _ => {}
         }
@@ -72,11 +77,12 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     }
 
     /// Takes the access for one of the processor's own. The tables permit that too unless
-    /// SMAP forbids it.
+    /// SMAP forbids it. The translation need not hear of it: what it holds for the address is
+    /// no older than the guest's tables, or it would have changed that.
     fn implicit_access(&mut self, gva: Gva, access: Access) -> ExitAction {
         let implicit = Access { implicit: !access.user, ..access };
-        match self.translation.page_fault(self.memory.slots(), gva, implicit) {
-            FaultOutcome::Guest(fault) => {
+        match self.walk_as(gva, implicit) {
+            Err(WalkError::Fault(fault)) => {
                 // The guest's handler runs: what follows is not in a row any more.
                 self.refused = Refused::default();
                 self.page_fault_for_guest(fault)
@@ -93,7 +99,6 @@ mod tests {
     use crate::action::Outcome;
     use crate::fake::{Done, FakeVcpu, ShadowMachine, shadow_machine};
     use anchorite_abi::Verdict;
-    use anchorite_vcpu::exit::ExceptionExit;
     use anchorite_vcpu::{ControlRegister, Cr0, Cr4, Efer, Event, Rflags, Vector, VmExit};
 
     const GVA: u64 = 0x5008;

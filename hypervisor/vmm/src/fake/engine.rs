@@ -73,6 +73,13 @@ impl FrameSource for Words {
     fn give_low_frame(&mut self, _: Hpa) {}
 }
 
+/// The guest's entries, each with its address.
+pub(super) fn tables() -> impl Iterator<Item = (u64, u64)> {
+    let upper = (1..4).map(|level| (level * 0x1000, (level + 1) << 12 | 7));
+    let pages = (0..511).map(|page| (0x4000 + page * 8, (page + 1) << 12 | 7));
+    upper.chain(pages)
+}
+
 /// The engine for a guest whose page n of the first 2 MiB is mapped, as a user's, to its page
 /// n + 1 by the tables at 0x1000.
 pub(crate) fn shadow() -> Shadow<AnyMmu<Words>> {
@@ -82,11 +89,8 @@ pub(crate) fn shadow() -> Shadow<AnyMmu<Words>> {
 /// The same under `policy`.
 pub(crate) fn shadow_under(policy: PolicyKind) -> Shadow<AnyMmu<Words>> {
     let mut words = Words::default();
-    for level in 1..4 {
-        words.write_entry(Hpa::new(HOST_BASE + level * 0x1000), (level + 1) << 12 | 7);
-    }
-    for page in 0..511 {
-        words.write_entry(Hpa::new(HOST_BASE + 0x4000 + page * 8), (page + 1) << 12 | 7);
+    for (gpa, entry) in tables() {
+        words.write_entry(Hpa::new(HOST_BASE + gpa), entry);
     }
     let config = Config { quota: 64, ..Config::default() };
     Shadow::new(AnyMmu::new(policy, words, config).unwrap()).unwrap()
