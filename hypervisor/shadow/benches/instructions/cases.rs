@@ -49,7 +49,7 @@ pub(crate) fn all<P: ZapPolicy>(policy: P) {
 }
 
 /// Zaps `pages` shadow pages, and waits as the policy's caller waits.
-fn zap_all<P: ZapPolicy, S: Store>(policy: P, pages: u64) {
+pub(crate) fn zap_all<P: ZapPolicy, S: Store>(policy: P, pages: u64) {
     let mut guest: Guest<P, S> = Guest::new(policy, Size::of(pages, 1));
     for table in 0..pages {
         guest.touch(table, 0);
@@ -67,7 +67,7 @@ fn fixed(outcome: &FaultOutcome) {
 }
 
 /// Tables present, leaf missing; A is set by this very access.
-fn fault_leaf<P: ZapPolicy>(policy: P) {
+pub(crate) fn fault_leaf<P: ZapPolicy>(policy: P) {
     let mut guest: Guest<P> = Guest::new(policy, Size::of(2, 512));
     guest.touch(0, 0);
     for leaf in 1..=COUNT {
@@ -81,7 +81,7 @@ fn fault_leaf<P: ZapPolicy>(policy: P) {
 }
 
 /// `missing` tables on the way, taken from free frames, and the leaf.
-fn fault_tables<P: ZapPolicy>(policy: P, missing: u32) {
+pub(crate) fn fault_tables<P: ZapPolicy>(policy: P, missing: u32) {
     let stride = [1, 512, 512 * 512][missing as usize - 1];
     let count = [COUNT, 32, 3][missing as usize - 1];
     let size = Size::of(count + 1, 1).spread(stride);
@@ -94,7 +94,7 @@ fn fault_tables<P: ZapPolicy>(policy: P, missing: u32) {
 }
 
 /// The root and three tables.
-fn fault_with_root<P: ZapPolicy>(policy: P) {
+pub(crate) fn fault_with_root<P: ZapPolicy>(policy: P) {
     let count = 8;
     let mut guest: Guest<P> = Guest::new(policy, Size::of(1, 1).limited(2048));
     for root in 1..=count {
@@ -109,7 +109,7 @@ fn fault_with_root<P: ZapPolicy>(policy: P) {
 
 /// The reserve of five frames is filled with stale pages of `leaves` entries, by a fault that
 /// has nothing else to do.
-fn recycle<P: ZapPolicy>(policy: P, leaves: u64) {
+pub(crate) fn recycle<P: ZapPolicy>(policy: P, leaves: u64) {
     let (rounds, reserve) = (50, 5);
     let mut guest: Guest<P> = Guest::new(policy, Size::of(rounds * reserve + 1, leaves));
     for table in 0..=rounds * reserve {
@@ -132,7 +132,7 @@ fn recycle<P: ZapPolicy>(policy: P, leaves: u64) {
 }
 
 /// A table that was there before a zap-all, with its one leaf.
-fn revive<P: ZapPolicy>(policy: P) {
+pub(crate) fn revive<P: ZapPolicy>(policy: P) {
     let mut guest: Guest<P> = Guest::new(policy, Size::of(COUNT + 1, 1));
     guest.touch_all();
     guest.zap_all();
@@ -145,7 +145,7 @@ fn revive<P: ZapPolicy>(policy: P) {
 }
 
 /// Everything again after a zap-all: `count` is the number of pages touched.
-fn rebuild<P: ZapPolicy>(policy: P, tables: u64, leaves: u64) {
+pub(crate) fn rebuild<P: ZapPolicy>(policy: P, tables: u64, leaves: u64) {
     let mut guest: Guest<P> = Guest::new(policy, Size::of(tables, leaves));
     for table in 0..tables {
         (0..leaves).for_each(|leaf| guest.touch(table, leaf));
@@ -162,7 +162,7 @@ fn rebuild<P: ZapPolicy>(policy: P, tables: u64, leaves: u64) {
 }
 
 /// An entry and an exit with nothing to do.
-fn entering<P: ZapPolicy>(policy: P) {
+pub(crate) fn entering<P: ZapPolicy>(policy: P) {
     let mut guest: Guest<P> = Guest::new(policy, Size::of(1, 1));
     guest.enter();
     (0..COUNT).for_each(|_| counted(|| guest.enter()));
@@ -170,7 +170,7 @@ fn entering<P: ZapPolicy>(policy: P) {
 }
 
 /// Of a mapping in step, while another table is not.
-fn invlpg<P: ZapPolicy>(policy: P) {
+pub(crate) fn invlpg<P: ZapPolicy>(policy: P) {
     let mut guest: Guest<P> = Guest::new(policy, Size::of(2, 512));
     (0..COUNT).for_each(|leaf| guest.touch(0, leaf));
     make_unsync(&mut guest, 1);
@@ -181,7 +181,7 @@ fn invlpg<P: ZapPolicy>(policy: P) {
 }
 
 /// Of an entry that the guest has changed in an unsync table.
-fn invlpg_of_a_changed_entry<P: ZapPolicy>(policy: P) {
+pub(crate) fn invlpg_of_a_changed_entry<P: ZapPolicy>(policy: P) {
     let mut guest: Guest<P> = Guest::new(policy, Size::of(1, 512));
     (0..512).for_each(|leaf| guest.touch(0, leaf));
     make_unsync(&mut guest, 0);
@@ -204,7 +204,7 @@ fn make_unsync<P: ZapPolicy>(guest: &mut Guest<P>, table: u64) {
 }
 
 /// MOV to CR3 in turn over `roots` roots that are all remembered.
-fn cr3_switch<P: ZapPolicy>(policy: P, roots: u64) {
+pub(crate) fn cr3_switch<P: ZapPolicy>(policy: P, roots: u64) {
     let mut guest: Guest<P> = Guest::new(policy, Size::of(1, 1));
     for root in 0..roots {
         guest.mmu.set_cr3(guest.vcpu, Guest::<P>::root(root)).expect("a valid CR3");
@@ -222,7 +222,7 @@ fn cr3_switch<P: ZapPolicy>(policy: P, roots: u64) {
 
 /// A write to a leaf table of `leaves` present leaves, and the CR3 load that brings its shadow
 /// in step again.
-fn leaf_write<P: ZapPolicy>(policy: P, leaves: u64) {
+pub(crate) fn leaf_write<P: ZapPolicy>(policy: P, leaves: u64) {
     let count = 16;
     let mut guest: Guest<P> = Guest::new(policy, Size::of(2, 512));
     (0..leaves).for_each(|leaf| guest.touch(0, leaf));
@@ -245,7 +245,7 @@ fn leaf_write<P: ZapPolicy>(policy: P, leaves: u64) {
 }
 
 /// Writes to tables of levels 2 to 4, which the emulator reports; the entry written is in use.
-fn upper_writes<P: ZapPolicy>(policy: P) {
+pub(crate) fn upper_writes<P: ZapPolicy>(policy: P) {
     for level in [2, 3, 4] {
         let mut guest: Guest<P> = Guest::new(policy, Size::of(1, 1));
         let (frame, index) = match level {
@@ -263,7 +263,7 @@ fn upper_writes<P: ZapPolicy>(policy: P) {
 }
 
 /// Twice as many tables as there may be shadow pages, in turn.
-fn evict<P: ZapPolicy>(policy: P) {
+pub(crate) fn evict<P: ZapPolicy>(policy: P) {
     let (tables, pages) = (2048, 1024);
     let mut guest: Guest<P> = Guest::new(policy, Size::of(tables, 1).limited(pages));
     guest.touch_all();

@@ -2,16 +2,40 @@
 //! `cargo bench -p anchorite-shadow --features time --bench time`.
 //!
 //! By command only, and never gated: what machines agree on is counted in instructions
-//! (`cargo xtask bench engine`). This tells what they leave out, caches above all.
+//! (`cargo xtask bench engine`). This tells what they leave out, caches above all. Every operation
+//! counted there is timed here (`operations`), each after its preparation; the rest goes on
+//! with one guest, whose memory the caches know.
+//!
+//! All of it takes hours; words after `--` choose: `-- operations/revive`, `-- --quick invlpg`.
+//! The zap-alls of 2^17 and 2^20 pages run only if a word names `largest`.
 
+#[allow(dead_code, reason = "what the counted benchmark needs besides")]
+#[path = "../instructions/cases.rs"]
+mod cases;
 #[allow(dead_code, reason = "what the counted benchmark needs besides")]
 #[path = "../instructions/guest.rs"]
 mod guest;
+#[path = "../instructions/lookups.rs"]
+mod lookups;
 #[path = "../instructions/machine.rs"]
 mod machine;
-#[allow(dead_code, reason = "what the counted benchmark needs besides")]
+mod operations;
 #[path = "../instructions/store.rs"]
 mod store;
+
+// As in the counted benchmark: the directory by itself.
+#[path = "../../src/directory.rs"]
+#[allow(dead_code, unused_imports, reason = "a part is measured")]
+mod directory;
+#[path = "../../src/page.rs"]
+#[allow(dead_code, unreachable_pub, reason = "a part is measured")]
+mod page;
+#[path = "../../src/registers.rs"]
+#[allow(dead_code, unreachable_pub, reason = "a part is measured")]
+mod registers;
+#[path = "../../src/role.rs"]
+#[allow(dead_code, unreachable_pub, reason = "a part is measured")]
+mod role;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -21,6 +45,7 @@ use anchorite_shadow::policy::{Linked, Tagged, ZapPolicy};
 use anchorite_shadow::{PolicyKind, ShadowMmu};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use guest::{Guest, MOST_ROOTS, READ, Size, gva};
+use operations::{counted, difference, section};
 
 /// Shadowed tables that a zap-all finds.
 const SIZES: [u64; 2] = [1 << 10, 1 << 14];
@@ -120,6 +145,10 @@ fn all<P: ZapPolicy>(criterion: &mut Criterion, policy: P) {
     rebuild(criterion, policy);
     leaves(criterion, policy);
     switches(criterion, policy);
+    operations::all(criterion, policy);
+    if std::env::args().any(|word| word.contains("largest")) {
+        operations::largest(criterion, policy);
+    }
 }
 
 fn main() {
