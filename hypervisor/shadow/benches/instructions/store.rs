@@ -50,69 +50,62 @@ impl Store for Flat {
     }
 }
 
-/// Only the cache lines that were written, by open addressing: a million shadow tables of one
-/// entry each fit in a few hundred megabytes. For operations that touch no memory.
+/// Only the cache lines that were written, found by one more access than in [`Flat`], as many
+/// instructions wherever they lie: a million shadow tables of one entry each, with their links and the
+/// guest's tables, fit in a gigabyte.
 pub(crate) struct Sparse {
-    /// Line number plus one, 0 where the place is free.
-    keys: Vec<u32>,
+    /// By line number: its place in `lines`; 0 where it was never written. The host's memory for it is
+    /// taken where it is used.
+    places: Vec<u32>,
+    /// The first is what all unwritten ones read as.
     lines: Vec<[u64; 8]>,
-    used: usize,
 }
 
 impl Sparse {
-    fn place(keys: &[u32], line: u32) -> usize {
-        let mask = keys.len() - 1;
-        let mut at = (u64::from(line).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask;
-        while keys[at] != 0 && keys[at] != line + 1 {
-            at = (at + 1) & mask;
-        }
-        at
+    #[inline]
+    fn place(&self, at: u64) -> usize {
+        self.places[(at / 64) as usize] as usize
     }
 
-    fn grow(&mut self) {
-        let size = self.keys.len() * 2;
-        let keys = std::mem::replace(&mut self.keys, vec![0; size]);
-        let lines = std::mem::replace(&mut self.lines, vec![[0; 8]; size]);
-        for (key, line) in keys.into_iter().zip(lines).filter(|(key, _)| *key != 0) {
-            let at = Self::place(&self.keys, key - 1);
-            self.keys[at] = key;
-            self.lines[at] = line;
-        }
+    #[inline(never)]
+    fn add(&mut self, at: u64) -> usize {
+        let place = self.lines.len();
+        self.lines.push([0; 8]);
+        self.places[(at / 64) as usize] = place as u32;
+        place
     }
 }
 
 impl Store for Sparse {
-    fn new(_bytes: u64) -> Self {
-        Self { keys: vec![0; 1 << 16], lines: vec![[0; 8]; 1 << 16], used: 0 }
+    fn new(bytes: u64) -> Self {
+        Self { places: vec![0; bytes.div_ceil(64) as usize], lines: vec![[0; 8]] }
     }
 
+    #[inline]
     fn get(&self, at: u64) -> u64 {
-        let line = (at / 64) as u32;
-        let place = Self::place(&self.keys, line);
-        if self.keys[place] == 0 { 0 } else { self.lines[place][(at / 8 % 8) as usize] }
+        self.lines[self.place(at)][(at / 8 % 8) as usize]
     }
 
+    #[inline]
+    fn get_eight(&self, at: u64) -> [u64; 8] {
+        self.lines[self.place(at)]
+    }
+
+    #[inline]
     fn set(&mut self, at: u64, value: u64) {
-        let line = (at / 64) as u32;
-        let mut place = Self::place(&self.keys, line);
-        if self.keys[place] == 0 {
+        let mut place = self.place(at);
+        if place == 0 {
             if value == 0 {
                 return;
             }
-            if self.used * 2 >= self.keys.len() {
-                self.grow();
-                place = Self::place(&self.keys, line);
-            }
-            self.keys[place] = line + 1;
-            self.used += 1;
+            place = self.add(at);
         }
         self.lines[place][(at / 8 % 8) as usize] = value;
     }
 
     fn clear_line(&mut self, at: u64) {
-        let line = (at / 64) as u32;
-        let place = Self::place(&self.keys, line);
-        if self.keys[place] != 0 {
+        let place = self.place(at);
+        if place != 0 {
             self.lines[place] = [0; 8];
         }
     }
