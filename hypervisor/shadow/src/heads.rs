@@ -140,6 +140,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_the_first_count_of_a_mapped_range_says_so() {
+        let mut heads = Heads::default();
+        assert!(!heads.begin_count(1), "nothing maps it");
+        heads.rmap.set(2, 9);
+        assert!(heads.begin_count(2), "the count of another tag is none");
+        assert!(!heads.begin_count(2), "the second");
+        assert_eq!((heads.count.get(2), heads.rmap.get(2)), (2, 9));
+        assert!(!heads.begin_count(3), "the mapping is of another tag");
+    }
+
+    #[test]
     fn heads_are_made_by_the_range_and_keep_their_positions() {
         let mut table = HeadTable::new(3, 4).expect("room");
         assert_eq!(table.len(), 3 * PART + 4);
@@ -161,6 +172,8 @@ mod tests {
         );
         assert_eq!(table.frame_at(3), None);
         table.get_mut(3).expect("a large range").count.set(0, 1);
+        // Both heads of one frame hold the same.
+        table.get_mut(4 + 8).expect("made").count.set(0, frames[2] as u32);
         let used: Vec<usize> = table.used(0).map(|(position, _)| position).collect();
         assert_eq!(used, [3, 4 + 7, 4 + 8, 4 + PART + 5]);
         assert_eq!(table.used(1).count(), 0);

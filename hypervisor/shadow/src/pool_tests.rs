@@ -155,6 +155,47 @@ fn a_frame_returns_to_the_slab_that_it_came_from() {
         let free: u32 = pool.slab_maps().map(|(_, free)| free.count_ones()).sum();
         assert_eq!(free as usize, released + 1);
     }
+    // Each still knows its slab.
+    let again: Vec<PageNo> = (0..128).filter_map(|_| pool.take_free(&mut source)).collect();
+    assert_eq!(again.len(), 128);
+    for page in again {
+        pool.release(page);
+    }
+    assert!(pool.slab_maps().all(|(_, free)| free == u64::MAX) && pool.is_open_right());
+}
+
+#[test]
+fn a_frame_that_was_released_with_entries_is_cleared_when_it_is_taken() {
+    let mut source = Source::new(1);
+    let mut pool = pool(&source, 128);
+    assert!(pool.grow(&mut source));
+    let page = pool.take_free(&mut source).expect("64 are free");
+    pool.meta_mut(page).lines = 0b110;
+    pool.release(page);
+    let lines = source.lines;
+    assert_eq!(pool.take_free(&mut source), Some(page));
+    assert_eq!(source.lines, lines + 2);
+}
+
+#[test]
+fn the_audit_knows_which_slabs_have_a_free_frame() {
+    let mut source = Source::new(2);
+    let mut pool = pool(&source, 128);
+    assert!(pool.grow(&mut source) && pool.grow(&mut source));
+    assert!(pool.is_open_right());
+    for wrong in [&[][..], &[0], &[0, 0], &[0, 1, 1]] {
+        pool.open.clear();
+        pool.open.extend_from_slice(wrong);
+        assert!(!pool.is_open_right(), "{wrong:?}");
+    }
+    pool.open.clear();
+    pool.open.extend([1, 0]);
+    while pool.open.len() == 2 {
+        pool.take_free(&mut source).expect("128 are free");
+    }
+    assert!(pool.is_open_right());
+    pool.open[0] = 0;
+    assert!(!pool.is_open_right(), "the slab that has none");
 }
 
 #[test]

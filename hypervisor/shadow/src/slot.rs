@@ -127,3 +127,89 @@ impl Slot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::slots::{SlotId, Slots};
+
+    /// It begins five frames before a range of 1 GiB, and ends five frames into another.
+    const SPEC: SlotSpec = SlotSpec {
+        base: Gfn::new((1 << 18) - 5),
+        pages: (2 << 18) + 10,
+        host: Hfn::new((7 << 18) - 5),
+        read_only: false,
+    };
+
+    /// Slots of which the second is `spec`: so references and positions differ.
+    fn added(spec: SlotSpec) -> (Slots, SlotId) {
+        let mut slots = Slots::default();
+        let first = SlotSpec { base: Gfn::new(0), pages: 1, ..spec };
+        slots.insert(&first, 1).expect("room");
+        let id = slots.insert(&spec, 1).expect("room");
+        (slots, id)
+    }
+
+    #[test]
+    fn every_range_has_heads_of_its_own_which_name_it() {
+        let (mut slots, id) = added(SPEC);
+        let slot = slots.get_mut(id).expect("it was added");
+        let (base, last) = (slot.base, slot.base + slot.pages - 1);
+        let big = (base >> 18..=last >> 18).map(|range| (3, range << 18));
+        let large = (base >> 9..=last >> 9).map(|range| (2, range << 9));
+        let frames = [base, base + 4, base + 5, 2 << 18, last].map(|frame| (1, frame));
+        let ranges: Vec<(u8, u64)> = big.chain(large).chain(frames).collect();
+        assert_eq!(ranges.len(), 4 + 1026 + 5);
+        for (mark, &(level, first)) in (1..).zip(&ranges) {
+            let gfn = first.max(base);
+            assert_eq!(slot.heads_of(gfn, level).count.get(1), 0, "{level} {first:#x} is taken");
+            let (reference, heads) = slot.range_mut(gfn, level).expect("inside");
+            heads.count.set(1, mark);
+            assert!(slot.owns(reference));
+            assert_eq!(slot.head_mut(reference).map(|heads| heads.count.get(1)), Some(mark));
+            let position = (reference - slot.first_head) as usize;
+            assert_eq!(slot.range_at(position), (level, first));
+            assert_eq!(slot.reference(position), reference);
+        }
+        for (mark, &(level, first)) in (1..).zip(&ranges) {
+            let end = (first + (1 << (9 * u32::from(level - 1))) - 1).min(last);
+            for gfn in [first.max(base), end] {
+                assert_eq!(slot.heads_of(gfn, level).count.get(1), mark, "{level} {gfn:#x}");
+            }
+        }
+        assert!(!slot.owns(slot.first_head - 1) && slot.head_mut(slot.first_head - 1).is_none());
+    }
+
+    #[test]
+    fn a_page_is_large_only_inside_the_slot_and_where_both_sides_are_aligned() {
+        let fits = |spec: SlotSpec, gfn: u64, level: u8| {
+            let (slots, id) = added(spec);
+            slots.get(id).expect("it was added").fits_large(gfn, level)
+        };
+        assert!(!fits(SPEC, (1 << 18) - 1, 2) && !fits(SPEC, 3 << 18, 2), "it ends before");
+        assert!(!fits(SPEC, (1 << 18) - 1, 3) && !fits(SPEC, 3 << 18, 3), "it ends before");
+        for gfn in [1 << 18, (1 << 18) + 511, (3 << 18) - 1] {
+            assert!(fits(SPEC, gfn, 2) && fits(SPEC, gfn, 3), "{gfn:#x}");
+        }
+        let whole = SlotSpec { base: Gfn::new(512), pages: 512, host: Hfn::new(5 << 9), ..SPEC };
+        assert!(fits(whole, 512, 2) && fits(whole, 1023, 2), "the page is the slot");
+        assert!(!fits(SlotSpec { pages: 511, ..whole }, 512, 2));
+        for skew in [1, 256] {
+            let skewed = SlotSpec { host: Hfn::new((5 << 9) + skew), ..whole };
+            assert!(!fits(skewed, 512, 2) && fits(skewed, 512, 1), "{skew}");
+        }
+    }
+
+    #[test]
+    fn a_slot_knows_its_frames_on_both_sides() {
+        let (slots, id) = added(SPEC);
+        let slot = slots.get(id).expect("it was added");
+        let (base, host) = (SPEC.base.number(), SPEC.host.number());
+        assert!(slot.contains(base) && slot.contains(base + SPEC.pages - 1));
+        assert!(!slot.contains(base - 1) && !slot.contains(base + SPEC.pages) && !slot.contains(0));
+        assert_eq!((slot.host_of(base), slot.host_of(base + 77)), (host, host + 77));
+        assert_eq!(slot.spec(), SPEC);
+    }
+}
