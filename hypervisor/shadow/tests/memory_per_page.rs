@@ -1,7 +1,7 @@
 //! What a shadow page costs in memory, all together: at most 8,300 bytes, of which 8,192 are its table and
 //! its links.
 //!
-//! Seen to fail when the directory reserves sixteen times as many chains as there can be pages.
+//! Seen to fail when the directory reserves sixteen times the room.
 
 #[allow(dead_code, unreachable_pub, reason = "shared with the benchmarks")]
 #[path = "../benches/instructions/machine.rs"]

@@ -47,7 +47,7 @@ fn three_wraps<P: ZapPolicy, const TAG_BITS: u32>(policy: PolicyKind) {
     assert!(f.0.mmu.stats().mmu_rebased > 0 || !P::TAGGED);
 }
 
-/// Seen to fail when `rebase` empties no head, as the others here.
+/// Seen to fail when `rebase` empties no head, as `h8_random_operations_survive_constant_wraps`.
 #[test]
 fn h8_three_wraps_of_narrow_tags_confuse_nothing() {
     three_wraps::<Tagged, 2>(PolicyKind::Tagged);
@@ -55,6 +55,7 @@ fn h8_three_wraps_of_narrow_tags_confuse_nothing() {
     three_wraps::<Tagged, 6>(PolicyKind::Tagged);
 }
 
+/// Their heads have no tag that could wrap. Seen to fail when `TAG_MASK` gives them one.
 #[test]
 fn h8_the_other_policies_wrap_too() {
     for policy in PolicyKind::ALL {

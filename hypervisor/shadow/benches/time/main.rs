@@ -6,8 +6,8 @@
 //! counted there is timed here (`operations`), each after its preparation; the rest goes on
 //! with one guest, whose memory the caches know.
 //!
-//! All of it takes hours; words after `--` choose: `-- operations/revive`, `-- --quick invlpg`.
-//! The zap-alls of 2^17 and 2^20 pages run only if a word names `largest`.
+//! All of it takes hours; a word after `--` chooses: `-- operations/revive`, `-- --quick invlpg`.
+//! Zap-alls of 2^17 and 2^20 pages are there only if it names `largest`: `-- 'largest.*/walk'`.
 
 #[allow(dead_code, reason = "what the counted benchmark needs besides")]
 #[path = "../instructions/cases.rs"]

@@ -95,10 +95,10 @@ pub(crate) fn all<P: ZapPolicy>(criterion: &mut Criterion, policy: P) {
 
 /// Zap-alls whose pages take seconds to make.
 pub(crate) fn largest<P: ZapPolicy>(criterion: &mut Criterion, policy: P) {
-    case(criterion, policy, &["zap_all 131072"], |policy| {
+    case(criterion, policy, &["largest/zap_all 131072"], |policy| {
         cases::zap_all::<P, Sparse>(policy, 1 << 17);
     });
-    case(criterion, policy, &["zap_all 1048576"], |policy| {
+    case(criterion, policy, &["largest/zap_all 1048576"], |policy| {
         cases::zap_all::<P, Sparse>(policy, 1 << 20);
     });
 }
