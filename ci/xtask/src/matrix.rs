@@ -49,6 +49,9 @@ pub(crate) struct Run {
     /// Text that must occur on the console.
     #[serde(default)]
     pub(crate) console: Vec<String>,
+    /// Text that must stand in the screen's dump, each within a line.
+    #[serde(default)]
+    pub(crate) screen: Vec<String>,
     /// The guest's command line.
     pub(crate) append: Option<String>,
     /// The guest file's kind where it should not be recognized.

@@ -225,8 +225,20 @@ fn judged(cell: &Cell, outcome: &Outcome) -> Option<String> {
     if !outcome.verdict.matches(&cell.run.verdict) {
         return Some(format!("expected {:?}", cell.run.verdict));
     }
-    let missing = cell.run.console.iter().find(|text| !outcome.text.contains(text.as_str()))?;
-    Some(format!("the console lacks {missing:?}"))
+    let lacking = |wanted: &[String], text: &str| {
+        wanted.iter().find(|wanted| !text.contains(wanted.as_str())).cloned()
+    };
+    if let Some(missing) = lacking(&cell.run.console, &outcome.text) {
+        return Some(format!("the console lacks {missing:?}"));
+    }
+    let missing = lacking(&cell.run.screen, screen(&outcome.text))?;
+    Some(format!("the screen's dump lacks {missing:?}"))
+}
+
+/// The dump of the screen that the image prints when a run ends; empty where there is none.
+fn screen(console: &str) -> &str {
+    let Some((_, dump)) = console.rsplit_once("+ screen") else { return "" };
+    dump.split_once("\n+-").map_or("", |(rows, _)| rows)
 }
 
 /// How CPUID differs from the bare machine's without being declared to, where that is asked for.
@@ -315,6 +327,19 @@ mod tests {
         assert!(judged(&cell, &outcome("verdict: pass", "one\ntwo\n")).is_some());
         let lacking = judged(&cell, &outcome("verdict: fail status=3", "one\n")).unwrap();
         assert_eq!(lacking, "the console lacks \"two\"");
+    }
+
+    #[test]
+    fn what_must_stand_on_the_screen_is_looked_for_in_its_dump_and_nowhere_else() {
+        let mut cell = cell("pass", &[]);
+        cell.run.screen = vec!["Errors: 0".into()];
+        let judge = |text: &str| judged(&cell, &outcome("verdict: pass", text));
+        let dump = |row: &str| format!("begun\n+----+ screen\n|{row}|\n+----+\n");
+        assert_eq!(judge(&dump("Errors: 0")), None);
+        let lacking = judge("Errors: 0\n").unwrap();
+        assert_eq!(lacking, "the screen's dump lacks \"Errors: 0\"");
+        assert!(judge(&format!("Errors: 0\n{}Errors: 0\n", dump("Errors: 1"))).is_some());
+        assert!(judge("+----+ screen\n|Errors: 0|").is_some(), "the dump is not whole");
     }
 
     #[test]
