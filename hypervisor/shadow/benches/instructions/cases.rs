@@ -1,6 +1,6 @@
 //! One function an operation.
 
-use anchorite_addr::Gva;
+use anchorite_addr::{Gpa, Gva};
 use anchorite_shadow::policy::ZapPolicy;
 use anchorite_shadow::{FaultOutcome, ShadowMmu};
 
@@ -244,22 +244,29 @@ pub(crate) fn leaf_write<P: ZapPolicy>(policy: P, leaves: u64) {
     section("pte_write_1", 1, leaves, count);
 }
 
-/// Writes to tables of levels 2 to 4, which the emulator reports; the entry written is in use.
+/// Writes to tables of levels 2 to 5, which the emulator reports; the entry written is in use.
 pub(crate) fn upper_writes<P: ZapPolicy>(policy: P) {
-    for level in [2, 3, 4] {
-        let mut guest: Guest<P> = Guest::new(policy, Size::of(1, 1));
-        let (frame, index) = match level {
-            2 => (guest.directory(0), 0),
-            3 => (Guest::<P>::pdpt(), 0),
-            _ => (Guest::<P>::root(0) >> 12, 1),
+    let size = Size::of(1, 1);
+    for (level, index) in [(2, 0), (3, 0), (4, 1)] {
+        let guest: Guest<P> = Guest::new(policy, size);
+        let frame = match level {
+            2 => guest.directory(0),
+            3 => Guest::<P>::pdpt(),
+            _ => Guest::<P>::root(0) >> 12,
         };
-        for _ in 0..COUNT {
-            guest.touch(0, 0);
-            counted(|| guest.mmu.guest_wrote(entry(frame, index), 8));
-        }
-        assert_eq!(guest.mmu.stats().mmu_pte_updated, COUNT);
-        section(&format!("pte_write_{level}"), 0, 0, COUNT);
+        upper_write(guest, level, entry(frame, index));
     }
+    let (guest, frame) = Guest::<P>::with_five_levels(policy, size);
+    upper_write(guest, 5, entry(frame, 0));
+}
+
+fn upper_write<P: ZapPolicy>(mut guest: Guest<P>, level: u8, at: Gpa) {
+    for _ in 0..COUNT {
+        guest.touch(0, 0);
+        counted(|| guest.mmu.guest_wrote(at, 8));
+    }
+    assert_eq!(guest.mmu.stats().mmu_pte_updated, COUNT);
+    section(&format!("pte_write_{level}"), 0, 0, COUNT);
 }
 
 /// Twice as many tables as there may be shadow pages, in turn.

@@ -63,6 +63,18 @@ const fn uppers(tables: u64) -> (u64, u64) {
 impl<P: ZapPolicy, S: Store> Guest<P, S> {
     /// A guest in four-level mode whose tables have no A bit set.
     pub(crate) fn new(policy: P, size: Size) -> Self {
+        Self::with_top(policy, size, None)
+    }
+
+    /// A guest in five-level mode, otherwise the same, and the frame of its highest table, in which
+    /// entry 0 leads to root 0.
+    pub(crate) fn with_five_levels(policy: P, size: Size) -> (Self, u64) {
+        let (directories, pdpts) = uppers(size.tables);
+        let last = TABLES + pdpts + directories + size.tables + 511;
+        (Self::with_top(policy, size, Some(last)), last)
+    }
+
+    fn with_top(policy: P, size: Size, top: Option<u64>) -> Self {
         let (directories, pdpts) = uppers(size.tables);
         let data = TABLES + pdpts + directories + size.tables;
         let frames = data + 512;
@@ -83,11 +95,16 @@ impl<P: ZapPolicy, S: Store> Guest<P, S> {
             (0..size.leaves).for_each(|leaf| link(table, leaf, data + leaf));
         }
 
+        let mut start = registers();
+        if let Some(frame) = top {
+            link(frame, 0, ROOTS);
+            start = Registers { cr3: frame << 12, cr4: start.cr4 | Cr4::LA57, ..start };
+        }
         let config = Config { quota: size.pages as u32, ..Config::default() };
         let mut mmu = Mmu::new(policy, host, config).expect("the configuration is valid");
         let (base, host) = (Gfn::new(0), Hfn::new(0));
         mmu.add_slot(SlotSpec { base, pages: frames, host, read_only: false }).expect("it fits");
-        let vcpu = mmu.add_vcpu(registers()).expect("room for one");
+        let vcpu = mmu.add_vcpu(start).expect("room for one");
         let mut guest = Self { mmu, vcpu, size };
         guest.enter();
         guest

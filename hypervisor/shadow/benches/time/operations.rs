@@ -86,7 +86,7 @@ pub(crate) fn all<P: ZapPolicy>(criterion: &mut Criterion, policy: P) {
     of(&["cr3_switch_16"], |policy| cases::cr3_switch(policy, 16));
     of(&["pte_write_1 1"], |policy| cases::leaf_write(policy, 1));
     of(&["pte_write_1 512"], |policy| cases::leaf_write(policy, 512));
-    of(&["pte_write_2", "pte_write_3", "pte_write_4"], cases::upper_writes);
+    of(&["pte_write_2", "pte_write_3", "pte_write_4", "pte_write_5"], cases::upper_writes);
     of(&["evict"], cases::evict);
     of(&["lookup_stale_0"], |_| lookups::with_stale(0));
     of(&["lookup_stale_50"], |_| lookups::with_stale(50));
