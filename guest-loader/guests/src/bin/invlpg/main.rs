@@ -153,8 +153,10 @@ impl Checks<'_> {
             if nxe {
                 plan.entry(at, page | FULL | NX).flush(address);
                 let denied = Want::Fault(code::P | code::I);
-                // Before and after something else made the processor cache the page.
                 plan.step(fetch, denied).read(address, 3).step(fetch, denied);
+                // The same where the page is cached anew, and by a read.
+                plan.entry(at, 0).flush(address).entry(at, page | FULL | NX);
+                plan.read(address, 3).step(fetch, denied);
                 plan.entry(at, page | FULL).flush(address).step(fetch, Want::Done);
             }
         }
