@@ -55,8 +55,9 @@ impl SvmCpu {
         capabilities.xsavec = extended.compacts(|area| cpu::compacted(area, extended.states));
         let asids = AsidPool::new(capabilities.address_space_ids);
         let slot = Slot::new(take_as_they_are(pages, 1)?, asids);
-        let host = take(pages, 1)?.physical;
-        turn_on(take(pages, 1)?.physical)?;
+        // VMRUN and VMSAVE write there before #VMEXIT and VMLOAD read.
+        let host = take_as_they_are(pages, 1)?.physical;
+        turn_on(take_as_they_are(pages, 1)?.physical)?;
         Ok(Self { raw, capabilities, extended, slot, host })
     }
 

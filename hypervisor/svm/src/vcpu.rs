@@ -12,7 +12,7 @@ mod state;
 
 use crate::FieldSource;
 use crate::asid::{Asid, Stale};
-use crate::bitmaps::PORT_PAGES;
+use crate::bitmaps::{self, PORT_PAGES};
 use crate::capabilities::{RawCapabilities, SvmFeatures};
 use crate::controls::GuestControl;
 use crate::decode::{DecodeAssists, code, decode, is_refusal};
@@ -113,9 +113,6 @@ pub struct SvmVcpu {
 impl SvmVcpu {
     pub(crate) fn new(from: Creation) -> Self {
         let features = from.raw.features;
-        for page in from.maps.memory.iter_mut() {
-            page.0.fill(0xff);
-        }
         let ports = from.maps.physical.as_u64();
         let maps = [ports, ports + PORT_PAGES as u64 * PAGE_BYTES];
         let clean =
@@ -154,6 +151,8 @@ impl SvmVcpu {
             capabilities: from.capabilities,
             raw: from.raw,
         };
+        let (ports, msrs) = vcpu.map_bytes().split_at_mut(PORT_PAGES * PAGE_BYTES as usize);
+        bitmaps::intercept_all(ports, msrs);
         vcpu.initialize(maps);
         vcpu
     }

@@ -7,8 +7,10 @@ use bitflags::bitflags;
 
 /// Why the guest stopped running, decoded and vendor-neutral.
 ///
-/// RIP is that of the instruction which caused the exit; the machine moves past it.
+/// RIP is that of the instruction which caused the exit; the machine moves past it. The
+/// variant has a byte of its own: every exit reads it, and would compute it otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum VmExit {
     /// A physical interrupt, taken by the host meanwhile.
     HostInterrupt,

@@ -6,9 +6,11 @@ use anchorite_addr::{Gpa, Gva};
 use anchorite_vcpu::Event;
 use core::fmt;
 
-/// What to do after an exit.
+/// What to do after an exit. The variant has a byte of its own: reading it out of
+/// [`Stop`]'s would take longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
+#[repr(u8)]
 pub enum ExitAction {
     /// Run on at the same instruction.
     Resume,

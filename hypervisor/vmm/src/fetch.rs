@@ -16,7 +16,7 @@ use crate::machine::Machine;
 use crate::memory::{AccessError, HostMemory, LONGEST, Step, Walk, WalkError};
 use crate::translation::Translation;
 use anchorite_addr::{Gpa, Gva, Hpa, PAGE_BYTES};
-use anchorite_shadow::{Access, AccessKind, Registers};
+use anchorite_shadow::{Access, AccessKind, Cr0, Registers};
 use anchorite_vcpu::{ControlRegister, Event, SegmentRegister, Vcpu, Vector};
 
 /// Instructions remembered. A power of two.
@@ -62,7 +62,8 @@ impl<W> CodeCache<W> {
 
 /// The bytes at RIP, as many as could be read.
 pub(crate) struct InstructionBytes {
-    bytes: [u8; MAX_LENGTH],
+    /// One more than an instruction can have: two words.
+    bytes: [u8; MAX_LENGTH + 1],
     used: usize,
 }
 
@@ -88,6 +89,21 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         if let Some(&Intercepted { length, .. }) = self.known() {
             return ExitAction::SkipInstruction(length);
         }
+        self.skip_by_decoding_anew()
+    }
+
+    /// The length of the instruction that exited, where it takes no decoding.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as for `recall`")]
+    pub(crate) fn known_length(&self) -> Option<u8> {
+        match self.vcpu.instruction_length() {
+            None => self.known().map(|instruction| instruction.length),
+            length => length,
+        }
+    }
+
+    #[cold]
+    pub(crate) fn skip_by_decoding_anew(&mut self) -> ExitAction {
         match self.decode_anew() {
             Ok(instruction) => ExitAction::SkipInstruction(instruction.length),
             Err(action) => action,
@@ -105,7 +121,8 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
 
     /// What the instruction at RIP was decoded to before, if that still holds. By
     /// reference, so that whoever needs a part of it copies no more.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as for `recall`")]
     pub(crate) fn known(&self) -> Option<&Intercepted> {
         let (linear, code) = self.linear_rip();
         self.recall::<WORDS>(linear, code)?.decoded.as_ref()
@@ -114,7 +131,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     #[cold]
     pub(crate) fn decode_anew(&mut self) -> Result<Intercepted, ExitAction> {
         let (linear, code) = self.linear_rip();
-        let bytes = self.instruction_bytes()?;
+        let bytes = self.instruction_bytes_at(linear, code)?;
         let rip = self.vcpu.regs().rip;
         let instruction = intercepted(bytes.as_slice(), rip, code)
             .map_err(|_| ExitAction::Stop(Stop::Emulation { what: "no instruction", gpa: None }))?;
@@ -132,7 +149,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     #[cold]
     fn decode_store(&mut self) -> Option<Intercepted> {
         let (linear, code) = self.linear_rip();
-        let bytes = self.instruction_bytes().ok()?;
+        let bytes = self.instruction_bytes_at(linear, code).ok()?;
         let instruction = store(bytes.as_slice(), self.vcpu.regs().rip, code)?;
         self.remember(linear, instruction);
         Some(instruction)
@@ -164,7 +181,18 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// Up to 15 bytes at RIP: fewer where the next page cannot be fetched.
     /// An error is what to do because the first cannot.
     pub(crate) fn instruction_bytes(&mut self) -> Result<InstructionBytes, ExitAction> {
-        let mut read = InstructionBytes { bytes: [0; MAX_LENGTH], used: 0 };
+        let (linear, code) = self.linear_rip();
+        self.instruction_bytes_at(linear, code)
+    }
+
+    /// The same for one who knows where RIP points.
+    #[inline]
+    fn instruction_bytes_at(
+        &mut self,
+        linear: Gva,
+        code: CodeSize,
+    ) -> Result<InstructionBytes, ExitAction> {
+        let mut read = InstructionBytes { bytes: [0; MAX_LENGTH + 1], used: 0 };
         let delivered = self.vcpu.instruction_bytes();
         if !delivered.is_empty() {
             read.used = delivered.len().min(MAX_LENGTH);
@@ -172,7 +200,6 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             return Ok(read);
         }
 
-        let (linear, code) = self.linear_rip();
         let there = (PAGE_BYTES - linear.page_offset()).min(MAX_LENGTH as u64) as usize;
         let at = match self.recall::<LONGEST>(linear, code) {
             Some(known) => known.host,
@@ -190,7 +217,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// Instructions may end at the end of a page: what cannot be read is left out.
     fn fetch_rest(&mut self, next: Gva, read: &mut InstructionBytes) {
         let Ok(walk) = self.walk_to(next, AccessKind::Execute) else { return };
-        if self.memory.read(walk.gpa, &mut read.bytes[read.used..]).is_ok() {
+        if self.memory.read(walk.gpa, &mut read.bytes[read.used..MAX_LENGTH]).is_ok() {
             read.used = MAX_LENGTH;
         }
     }
@@ -233,11 +260,18 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     #[cold]
     fn locate(&mut self, linear: Gva, code: CodeSize) -> Result<Hpa, WalkError> {
         self.counters.fetch_walks += 1;
-        let walk = self.walk_to(linear, AccessKind::Execute)?;
-        let missing = AccessError::NoMemory { gpa: walk.gpa };
-        let host = self.memory.slots().host_address(walk.gpa).ok_or(WalkError::NoTable(missing))?;
         let registers = self.paging_registers();
-        let known = self.words_of(&walk, host).map(|words| Known {
+        let (host, words) = if registers.cr0.contains(Cr0::PG) {
+            let walk = self.walk_by(&registers, linear, AccessKind::Execute)?;
+            let host = self.host_address(walk.gpa)?;
+            (host, self.words_of(&walk))
+        } else {
+            let host = self.host_address(Gpa::new(linear.as_u64()))?;
+            (host, self.word_at(host).map(|word| [word; WORDS]))
+        };
+        let place =
+            CodeCache::<<H::Memory as HostMemory>::Word>::place(linear.as_u64(), registers.cr3);
+        self.code_cache.0[place] = words.map(|words| Known {
             linear: linear.as_u64(),
             code,
             registers,
@@ -246,37 +280,35 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             host,
             decoded: None,
         });
-        let place =
-            CodeCache::<<H::Memory as HostMemory>::Word>::place(linear.as_u64(), registers.cr3);
-        self.code_cache.0[place] = known;
         Ok(host)
     }
 
-    /// The words that held the entries of `walk`, repeated; without paging the one at `code`.
-    /// `None` where one does not hold its entry any more.
-    fn words_of(
-        &self,
-        walk: &Walk,
-        code: Hpa,
-    ) -> Option<[(<H::Memory as HostMemory>::Word, u64); WORDS]> {
+    fn host_address(&self, gpa: Gpa) -> Result<Hpa, WalkError> {
+        let missing = AccessError::NoMemory { gpa };
+        self.memory.slots().host_address(gpa).ok_or(WalkError::NoTable(missing))
+    }
+
+    /// The word around `at`, and what it holds.
+    fn word_at(&self, at: Hpa) -> Option<(<H::Memory as HostMemory>::Word, u64)> {
+        let host = self.memory.host();
+        let word = host.word(Hpa::new(at.as_u64() & !7)).ok()?;
+        Some((word, host.read_word(word)))
+    }
+
+    /// The words that held the entries of `walk`, the first repeated. `None` where one does
+    /// not hold its entry any more.
+    fn words_of(&self, walk: &Walk) -> Option<[(<H::Memory as HostMemory>::Word, u64); WORDS]> {
         let host = self.memory.host();
         let word_of = |step: &Step| {
             if walk.wide {
                 return host.word(step.at).ok().map(|word| (word, step.value));
             }
-            let word = host.word(Hpa::new(step.at.as_u64() & !7)).ok()?;
-            let value = host.read_word(word);
+            let (word, value) = self.word_at(step.at)?;
             let half = value >> (8 * (step.at.as_u64() & 4)) & 0xffff_ffff;
             (half == step.value).then_some((word, value))
         };
-        let first = if let Some(step) = walk.steps().first() {
-            word_of(step)?
-        } else {
-            let word = host.word(Hpa::new(code.as_u64() & !7)).ok()?;
-            (word, host.read_word(word))
-        };
-        let mut words = [first; WORDS];
-        for (word, step) in words.iter_mut().zip(walk.steps()) {
+        let mut words = [word_of(walk.steps().first()?)?; WORDS];
+        for (word, step) in words.iter_mut().zip(walk.steps()).skip(1) {
             *word = word_of(step)?;
         }
         Some(words)
@@ -284,9 +316,19 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
 
     /// Where an access to `gva` with the guest's present privileges lands.
     pub(crate) fn walk_to(&self, gva: Gva, kind: AccessKind) -> Result<Walk, WalkError> {
+        self.walk_by(&self.paging_registers(), gva, kind)
+    }
+
+    /// The same for one who has read the registers.
+    fn walk_by(
+        &self,
+        registers: &Registers,
+        gva: Gva,
+        kind: AccessKind,
+    ) -> Result<Walk, WalkError> {
         let access = Access { user: self.vcpu.cpl() == 3, ..Access::supervisor(kind) };
         let access = Access { ac: self.alignment_flag(), pkru: self.pkru(), ..access };
-        self.walk_as(gva, access)
+        self.memory.walk(registers, self.physical_bits, gva, access)
     }
 
     /// Where `access` to `gva` lands.

@@ -53,19 +53,34 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             if self.left >= self.wake {
                 self.due()?;
             }
-            // The most frequent exit first: the compiler then knows its reason.
-            let action = if let VmExit::Io(io) = exit {
-                self.kind = Kind::of(exit.reason());
-                if is_lightest(io) {
-                    if let Some(length) = self.io_length(io) {
-                        self.advance(length);
-                        continue;
+            // The most frequent exit first, and in each branch the compiler knows its reason.
+            let action = match exit {
+                VmExit::Io(io) => {
+                    self.kind = Kind::of(exit.reason());
+                    if is_lightest(io) {
+                        if let Some(length) = self.io_length(io) {
+                            self.advance(length);
+                            continue;
+                        }
                     }
+                    self.io(io)
                 }
-                self.io(io)
-            } else {
-                self.kind = Kind::of(exit.reason());
-                self.dispatch(&exit)
+                VmExit::Cpuid => {
+                    self.kind = Kind::of(exit.reason());
+                    self.cpuid();
+                    self.pass()?;
+                    continue;
+                }
+                VmExit::Hypercall => {
+                    self.kind = Kind::of(exit.reason());
+                    self.hypercall();
+                    self.pass()?;
+                    continue;
+                }
+                _ => {
+                    self.kind = Kind::of(exit.reason());
+                    self.dispatch(&exit)
+                }
             };
             match action {
                 ExitAction::SkipInstruction(length) => self.advance(length),
@@ -73,6 +88,18 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
                 _ => self.apply(action)?,
             }
         }
+    }
+
+    /// Goes past an instruction that was carried out, whatever its length.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "an action handed up would cost as much again")]
+    fn pass(&mut self) -> Result<(), Stop> {
+        if let Some(length) = self.known_length() {
+            self.advance(length);
+            return Ok(());
+        }
+        let action = self.skip_by_decoding_anew();
+        self.apply(action)
     }
 
     /// The alarm rings, or the devices have something to do.
@@ -94,6 +121,9 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         }
         if !self.events.is_quiet() || self.devices.interrupts.is_pending() {
             self.deliver();
+        }
+        if self.translation.is_settled() {
+            return Ok(());
         }
         let entry = self.translation.enter().map_err(|OutOfTables| Stop::OutOfTables)?;
         if let Some(root) = entry.root {
@@ -144,8 +174,14 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     fn dispatch(&mut self, exit: &VmExit) -> ExitAction {
         match exit {
             VmExit::Io(io) => self.io(*io),
-            VmExit::Cpuid => self.cpuid(),
-            VmExit::Hypercall => self.hypercall(),
+            VmExit::Cpuid => {
+                self.cpuid();
+                self.skip()
+            }
+            VmExit::Hypercall => {
+                self.hypercall();
+                self.skip()
+            }
             VmExit::ReadMsr => self.read_msr(),
             VmExit::WriteMsr => self.write_msr(),
             VmExit::Control(control) => self.control(*control),

@@ -69,6 +69,15 @@ impl Frames {
         self.slabs.last_mut()
     }
 
+    /// A frame with whatever it holds, to be given back by [`TableFrames::free`].
+    pub(super) fn take(&mut self) -> Option<u64> {
+        let taken = self.slabs.iter_mut().rev().find_map(FrameSlab::take);
+        match taken {
+            Some(frame) => Some(frame),
+            None => self.add_slab()?.take(),
+        }
+    }
+
     /// Gives the slab at `index` back to the arena.
     fn release_slab(&mut self, index: usize) {
         let slab = self.slabs.swap_remove(index);
@@ -116,11 +125,7 @@ impl PageSource for Frames {
 
 impl TableFrames for Frames {
     fn allocate(&mut self) -> Option<HpaPage> {
-        let taken = self.slabs.iter_mut().rev().find_map(FrameSlab::take);
-        let frame = match taken {
-            Some(frame) => frame,
-            None => self.add_slab()?.take()?,
-        };
+        let frame = self.take()?;
         // SAFETY: the frame was marked free, so that nobody refers to it.
         unsafe { direct_map::pointer(frame).as_ptr().write_bytes(0, FRAME_BYTES as usize) };
         HpaPage::new(Hpa::new(frame))

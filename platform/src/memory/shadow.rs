@@ -66,11 +66,12 @@ impl FrameSource for ShadowMachine {
     }
 
     fn take_low_frame(&mut self) -> Option<Hpa> {
-        let frame = self.low.allocate()?;
+        // The engine writes the entries before it has them walked.
+        let frame = Hpa::new(self.low.take()?);
         if frame.as_u64() >> 32 == 0 {
-            return Some(frame.addr());
+            return Some(frame);
         }
-        self.low.free(frame);
+        self.low.free(frame.page());
         None
     }
 

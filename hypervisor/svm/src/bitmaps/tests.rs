@@ -1,4 +1,16 @@
-use super::{MSR_PAGES, PORT_PAGES, intercept_msr, intercept_port};
+use super::{MSR_PAGES, PORT_PAGES, intercept_all, intercept_msr, intercept_port};
+
+/// APM vol. 2, 15.10.1: the last port's access of four bytes looks at three bits more; 15.11:
+/// the MSR map's last 2 KiB are reserved.
+#[test]
+fn whatever_the_maps_hold_every_port_and_msr_exits_after_all_are_intercepted() {
+    for before in [0, 0x5a] {
+        let (mut ports, mut msrs) = ([before; PORT_PAGES * 4096], [before; MSR_PAGES * 4096]);
+        intercept_all(&mut ports, &mut msrs);
+        assert!(ports[..=0x2000].iter().all(|&byte| byte == 0xff));
+        assert!(msrs[..0x1800].iter().all(|&byte| byte == 0xff));
+    }
+}
 
 #[test]
 fn a_port_has_the_bit_of_its_number() {

@@ -1,7 +1,9 @@
-//! [`FEATURES`] as masks, worked out at compile time: the making of a machine waits for what
-//! CPUID shows, and would otherwise look at each row and compare names.
+//! [`FEATURES`] and [`RULES`] as masks, worked out at compile time: the making of a machine
+//! waits for what CPUID shows, and would otherwise look at each row and compare names.
 
+use super::Leaf;
 use super::features::{CONDITIONAL, Condition, FEATURES, Show};
+use super::policy::RULES;
 
 /// How many registers [`FEATURES`] has.
 pub(super) const REGISTERS: usize = FEATURES.len();
@@ -14,6 +16,30 @@ pub(super) const PASSED: [u32; REGISTERS] = passed();
 pub(super) const SET: [u32; REGISTERS] = set();
 /// The bits that are shown where something holds, each group behind those that it asks for.
 pub(super) static GROUPS: [Group; CONDITIONAL.len()] = groups();
+
+/// What [`RULES`] say of each leaf that they name.
+pub(super) static LEAVES: [LeafMasks; leaves()] = leaf_masks();
+
+/// What becomes of a leaf by [`RULES`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LeafMasks {
+    pub(super) leaf: u32,
+    keep: Leaf,
+    set: Leaf,
+}
+
+impl LeafMasks {
+    /// What the guest is shown of `host`, feature bits apart.
+    pub(super) const fn apply(&self, host: &Leaf) -> Leaf {
+        let Self { keep, set, .. } = self;
+        Leaf {
+            eax: host.eax & keep.eax | set.eax,
+            ebx: host.ebx & keep.ebx | set.ebx,
+            ecx: host.ecx & keep.ecx | set.ecx,
+            edx: host.edx & keep.edx | set.edx,
+        }
+    }
+}
 
 /// A bit of a register in [`FEATURES`].
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +84,34 @@ pub(super) const fn place(name: &str) -> Place {
         register += 1;
     }
     panic!("no row has this name")
+}
+
+/// How many leaves [`RULES`] name; those of one leaf follow each other.
+const fn leaves() -> usize {
+    let (mut count, mut rule) = (0, 0);
+    while rule < RULES.len() {
+        if rule == 0 || RULES[rule].leaf != RULES[rule - 1].leaf {
+            count += 1;
+        }
+        rule += 1;
+    }
+    count
+}
+
+const fn leaf_masks() -> [LeafMasks; leaves()] {
+    const NOTHING: Leaf = Leaf { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+    let mut masks = [LeafMasks { leaf: 0, keep: NOTHING, set: NOTHING }; leaves()];
+    let (mut count, mut rule) = (0, 0);
+    while rule < RULES.len() {
+        if rule == 0 || RULES[rule].leaf != RULES[rule - 1].leaf {
+            count += 1;
+            masks[count - 1].leaf = RULES[rule].leaf;
+        }
+        *masks[count - 1].keep.register_mut(RULES[rule].register) = RULES[rule].keep;
+        *masks[count - 1].set.register_mut(RULES[rule].register) = RULES[rule].set;
+        rule += 1;
+    }
+    masks
 }
 
 const fn passed() -> [u32; REGISTERS] {
@@ -195,6 +249,20 @@ mod tests {
                 let decides = |group: &Group| group.bits[register] >> bit & 1 == 1;
                 let later = GROUPS[index..].iter().any(decides);
                 assert!(!later, "group {index} asks for bit {bit} of register {register}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_rule_is_in_the_masks_of_its_leaf() {
+        for rule in RULES {
+            let mut found = LEAVES.iter().filter(|masks| masks.leaf == rule.leaf);
+            let masks = found.next().expect("the leaf");
+            assert!(found.next().is_none(), "leaf {:#x} twice", rule.leaf);
+            for host in [0, !0, 0x1234_5678] {
+                let all = Leaf { eax: host, ebx: host, ecx: host, edx: host };
+                let shown = masks.apply(&all).register(rule.register);
+                assert_eq!(shown, host & rule.keep | rule.set, "{}", rule.reason);
             }
         }
     }

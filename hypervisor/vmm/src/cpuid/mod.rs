@@ -18,7 +18,8 @@ use anchorite_abi::{CPUID_SIGNATURE, CPUID_SIGNATURE_LEAF};
 use anchorite_vcpu::{Cr4, Instructions};
 use core::num::NonZeroU64;
 use features::{FEATURES, Show};
-use policy::{LAST_BASIC, LAST_EXTENDED, RULES, Register};
+use masks::LEAVES;
+use policy::{LAST_BASIC, LAST_EXTENDED, Register};
 use source::Source;
 
 /// First leaf of the extended range.
@@ -128,22 +129,15 @@ impl Cpuid {
         cpuid
     }
 
-    /// Fills in what [`RULES`] name, each rule and each leaf once: the machine waits for this.
+    /// Fills in what [`policy::RULES`] name.
     fn apply_rules<F: Fn(u32, u32) -> Leaf>(&mut self, source: &Source<'_, F>) {
-        for rules in RULES.chunk_by(|one, next| one.leaf == next.leaf) {
-            let leaf = rules[0].leaf;
-            if leaf == CACHE_LEAF {
+        for masks in &LEAVES {
+            if masks.leaf == CACHE_LEAF {
                 for (subleaf, shown) in (0..).zip(&mut self.caches) {
-                    let host = source.existing(leaf, subleaf);
-                    for rule in rules {
-                        rule.apply(&host, shown);
-                    }
+                    *shown = masks.apply(&source.existing(CACHE_LEAF, subleaf));
                 }
-            } else if let Some(shown) = self.leaf_mut(leaf) {
-                let host = source.existing(leaf, 0);
-                for rule in rules {
-                    rule.apply(&host, shown);
-                }
+            } else if let Some(shown) = self.leaf_mut(masks.leaf) {
+                *shown = masks.apply(&source.existing(masks.leaf, 0));
             }
         }
         self.basic[0].eax = self.basic[0].eax.min(LAST_BASIC);

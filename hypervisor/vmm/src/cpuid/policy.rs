@@ -3,7 +3,6 @@
 //! A register that neither [`RULES`] nor [`FEATURES`](super::features::FEATURES) names
 //! reads as zero.
 
-use super::Leaf;
 use anchorite_vcpu::Cr4;
 
 /// A register that CPUID fills.
@@ -29,13 +28,6 @@ pub struct Rule {
     pub set: u32,
     /// What it is and why.
     pub reason: &'static str,
-}
-
-impl Rule {
-    /// Puts what the guest is shown of `host` into the register of `shown`.
-    pub(super) const fn apply(&self, host: &Leaf, shown: &mut Leaf) {
-        *shown.register_mut(self.register) = host.register(self.register) & self.keep | self.set;
-    }
 }
 
 /// The last basic leaf that the guest is shown.

@@ -4,6 +4,7 @@ use super::*;
 use crate::fake::full_cpuid;
 use core::fmt::Write;
 use features::{Condition, Feature, FeatureRegister, HIDEABLE};
+use policy::RULES;
 use policy::Register::{Eax, Ebx, Ecx, Edx};
 use std::collections::HashSet;
 use std::format;

@@ -1,5 +1,7 @@
 //! POST codes (port 0x80) with the time of each.
 
+use alloc::vec::Vec;
+
 /// How many of the latest codes are kept.
 pub const KEPT: usize = 64;
 
@@ -13,22 +15,21 @@ pub struct PostCode {
 }
 
 /// The latest [`KEPT`] codes, and how many there have been.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct PostCodes {
-    ring: [PostCode; KEPT],
+    /// A ring once it has [`KEPT`].
+    ring: Vec<PostCode>,
     written: u64,
-}
-
-impl Default for PostCodes {
-    fn default() -> Self {
-        Self { ring: [PostCode::default(); KEPT], written: 0 }
-    }
 }
 
 impl PostCodes {
     /// Records a code.
     pub fn record(&mut self, code: u8, tsc: u64) {
-        self.ring[self.written as usize % KEPT] = PostCode { code, tsc };
+        let post = PostCode { code, tsc };
+        match self.ring.get_mut(self.written as usize % KEPT) {
+            Some(oldest) => *oldest = post,
+            None => self.ring.push(post),
+        }
         self.written = self.written.wrapping_add(1);
     }
 
@@ -39,7 +40,8 @@ impl PostCodes {
 
     /// The code written last, which the port also reads as; 0 before the first.
     pub fn latest(&self) -> u8 {
-        self.ring[self.written.wrapping_sub(1) as usize % KEPT].code
+        let last = self.written.wrapping_sub(1) as usize % KEPT;
+        self.ring.get(last).map_or(0, |post| post.code)
     }
 
     /// The codes kept, oldest first.
@@ -53,7 +55,6 @@ impl PostCodes {
 mod tests {
     extern crate std;
     use super::*;
-    use std::vec::Vec;
 
     #[test]
     fn codes_come_back_oldest_first_with_their_times() {

@@ -1,5 +1,7 @@
 //! Counts of accesses that nothing answers.
 
+use alloc::vec::Vec;
+
 /// How many distinct ports a table tells apart.
 pub const TRACKED_PORTS: usize = 32;
 
@@ -17,8 +19,7 @@ pub struct PortCount {
 /// Counts of the first [`TRACKED_PORTS`] unanswered ports, and of all others together.
 #[derive(Clone, Debug, Default)]
 pub struct UnknownPorts {
-    table: [PortCount; TRACKED_PORTS],
-    used: usize,
+    table: Vec<PortCount>,
     /// Accesses to ports for which the table had no room.
     pub others: u64,
 }
@@ -44,18 +45,16 @@ impl UnknownPorts {
 
     /// The ports told apart, in the order of their first access.
     pub fn counts(&self) -> &[PortCount] {
-        &self.table[..self.used]
+        &self.table
     }
 
     fn slot(&mut self, port: u16) -> Option<&mut PortCount> {
-        let known = self.counts().iter().position(|count| count.port == port);
-        let index = known.unwrap_or(self.used);
-        let slot = self.table.get_mut(index)?;
-        if known.is_none() {
-            slot.port = port;
-            self.used += 1;
+        let known = self.table.iter().position(|count| count.port == port);
+        if known.is_none() && self.table.len() < TRACKED_PORTS {
+            self.table.push(PortCount { port, ..PortCount::default() });
+            return self.table.last_mut();
         }
-        Some(slot)
+        self.table.get_mut(known?)
     }
 }
 

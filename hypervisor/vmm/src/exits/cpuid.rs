@@ -1,14 +1,14 @@
 //! CPUID.
 
-use crate::action::ExitAction;
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::translation::Translation;
 use anchorite_vcpu::{ControlRegister, Cr4, Gpr, Vcpu};
 
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
+    /// CPUID, the instruction's length apart.
     #[inline]
-    pub(crate) fn cpuid(&mut self) -> ExitAction {
+    pub(crate) fn cpuid(&mut self) {
         let (leaf, subleaf) = {
             let registers = self.vcpu.regs();
             (registers[Gpr::Rax] as u32, registers[Gpr::Rcx] as u32)
@@ -19,7 +19,6 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         registers[Gpr::Rbx] = shown.ebx.into();
         registers[Gpr::Rcx] = shown.ecx.into();
         registers[Gpr::Rdx] = shown.edx.into();
-        self.skip()
     }
 
     /// CR4, and XCR0, which is looked at where the guest has it only.

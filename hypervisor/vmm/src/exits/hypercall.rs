@@ -1,6 +1,5 @@
 //! VMCALL and VMMCALL.
 
-use crate::action::ExitAction;
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::translation::Translation;
@@ -10,11 +9,10 @@ use anchorite_vcpu::{Gpr, Vcpu};
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// The number comes in EAX, the answer goes there; see [`anchorite_abi::hypercall`].
     #[inline]
-    pub(crate) fn hypercall(&mut self) -> ExitAction {
+    pub(crate) fn hypercall(&mut self) {
         let number = self.vcpu.regs()[Gpr::Rax] as u32;
         let answer = if number == NOP { 0 } else { self.kernel_call(number) };
         self.vcpu.regs_mut()[Gpr::Rax] = answer.into();
-        self.skip()
     }
 
     /// What changes the machine is the kernel's business.

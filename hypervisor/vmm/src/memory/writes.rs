@@ -23,51 +23,48 @@ const ENTRIES: usize = 8;
 pub struct WriteLog {
     /// First byte and number of bytes.
     ranges: [(u64, u64); ENTRIES],
+    /// How many of them there are; one more than have room after an overflow.
     used: usize,
-    overflowed: bool,
 }
 
 impl WriteLog {
     /// Whether nothing was written.
     #[inline]
     pub const fn is_empty(&self) -> bool {
-        self.used == 0 && !self.overflowed
+        self.used == 0
     }
 
     /// Takes out one entry.
     pub fn take(&mut self) -> Option<GuestWrite> {
-        if core::mem::take(&mut self.overflowed) {
+        let last = self.used.checked_sub(1)?;
+        let Some(&(first, bytes)) = self.ranges.get(last) else {
             self.used = 0;
             return Some(GuestWrite::Everything);
-        }
-        self.used = self.used.checked_sub(1)?;
-        let (first, bytes) = self.ranges[self.used];
+        };
+        self.used = last;
         Some(GuestWrite::Range { first: Gpa::new(first), bytes })
     }
 
     /// Forgets all, for one whom none of it concerns.
     pub const fn clear(&mut self) {
         self.used = 0;
-        self.overflowed = false;
     }
 
     /// Notes a write. One that continues the previous one, as the steps of a string
     /// instruction do, needs no entry of its own.
     pub(super) fn note(&mut self, first: Gpa, bytes: u64) {
         let first = first.as_u64();
-        if let Some((start, length)) = self.used.checked_sub(1).map(|last| &mut self.ranges[last]) {
+        let last = self.used.checked_sub(1).and_then(|last| self.ranges.get_mut(last));
+        if let Some((start, length)) = last {
             if start.wrapping_add(*length) == first {
                 *length = length.saturating_add(bytes);
                 return;
             }
         }
-        match self.ranges.get_mut(self.used) {
-            Some(entry) => {
-                *entry = (first, bytes);
-                self.used += 1;
-            }
-            None => self.overflowed = true,
+        if let Some(entry) = self.ranges.get_mut(self.used) {
+            *entry = (first, bytes);
         }
+        self.used = (self.used + 1).min(ENTRIES + 1);
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod policy;
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use policy::{Behaviour, Rule, TABLE, Valid};
 
 /// How many distinct unknown MSRs are told apart.
@@ -27,8 +28,7 @@ pub struct MsrCount {
 #[derive(Clone, Debug, Default)]
 pub struct Msrs {
     stored: BTreeMap<u32, u64>,
-    unknown: [MsrCount; TRACKED_MSRS],
-    used: usize,
+    unknown: Vec<MsrCount>,
     /// Accesses to unknown MSRs for which the table had no room.
     pub others: u64,
 }
@@ -54,20 +54,21 @@ impl Msrs {
     /// Counts an access to an MSR that does not exist.
     #[cold]
     pub fn count_unknown(&mut self, index: u32, write: bool) {
-        let known = self.unknown().iter().position(|count| count.index == index);
-        let position = known.unwrap_or(self.used);
-        let Some(count) = self.unknown.get_mut(position) else {
-            self.others += 1;
-            return;
-        };
-        count.index = index;
-        *(if write { &mut count.writes } else { &mut count.reads }) += 1;
-        self.used = self.used.max(position + 1);
+        let known = self.unknown.iter().position(|count| count.index == index);
+        let position = known.unwrap_or(self.unknown.len());
+        if known.is_none() && position < TRACKED_MSRS {
+            self.unknown.push(MsrCount { index, ..MsrCount::default() });
+        }
+        match self.unknown.get_mut(position) {
+            Some(count) if write => count.writes += 1,
+            Some(count) => count.reads += 1,
+            None => self.others += 1,
+        }
     }
 
     /// The unknown MSRs told apart, in the order of their first access.
     pub fn unknown(&self) -> &[MsrCount] {
-        &self.unknown[..self.used]
+        &self.unknown
     }
 
     /// Whether the guest may access `index` without an exit.

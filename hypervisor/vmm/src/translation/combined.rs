@@ -125,6 +125,11 @@ impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Translation for Combined<F, 
         if self.settled { Ok(Entry::default()) } else { self.settle() }
     }
 
+    #[inline]
+    fn is_settled(&self) -> bool {
+        self.settled
+    }
+
     fn nested_fault(&mut self, slots: &Memslots, fault: &NestedFault) -> FaultOutcome {
         active!(self, tables => tables.nested_fault(slots, fault))
     }

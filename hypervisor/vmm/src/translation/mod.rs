@@ -27,6 +27,11 @@ pub trait Translation {
     /// entry: cheap where nothing changed.
     fn enter(&mut self) -> Result<Entry, OutOfTables>;
 
+    /// Whether [`Self::enter`] would have nothing to say.
+    fn is_settled(&self) -> bool {
+        false
+    }
+
     /// The nested tables did not permit an access.
     fn nested_fault(&mut self, slots: &Memslots, fault: &NestedFault) -> FaultOutcome;
 
