@@ -1,11 +1,14 @@
-//! What a PC's firmware leaves in memory for its kernel: ACPI and MP tables.
+//! What a PC's firmware leaves in memory for its kernel: interrupt vectors, data areas,
+//! ACPI and MP tables.
 //!
-//! They lie in the BIOS area, where kernels look for them, and tell of nothing but the
+//! The tables lie in the BIOS area, where kernels look for them, and tell of nothing but the
 //! devices of [`DeviceSet::L4`].
 
 mod acpi;
 mod bytes;
+mod data_area;
 mod mp;
+mod services;
 
 use alloc::vec::Vec;
 use anchorite_abi::DeviceSet;
@@ -15,14 +18,16 @@ use anchorite_addr::Gpa;
 const LOCAL_APIC: u32 = 0xfee0_0000;
 const IO_APIC: u32 = 0xfec0_0000;
 
-/// The tables of a machine with this set of devices, and where they go; none where
-/// there is nothing to tell. All lie from 0xf0000 to 0xfffff.
+/// What a machine with this set of devices has in memory, and where: vectors and data areas
+/// below 0xa0000, and from 0xf0000 to 0xfffff the tables, where there is something to tell,
+/// and the vectors' handlers.
 pub fn tables(set: DeviceSet) -> Vec<(Gpa, Vec<u8>)> {
-    if set < DeviceSet::L4 {
-        return Vec::new();
+    let mut tables = services::table_and_handlers();
+    tables.extend(data_area::areas());
+    if set >= DeviceSet::L4 {
+        tables.extend(acpi::tables());
+        tables.extend(mp::tables());
     }
-    let mut tables = acpi::tables();
-    tables.extend(mp::tables());
     tables.into_iter().map(|(at, bytes)| (Gpa::new(at.into()), bytes)).collect()
 }
 
@@ -34,16 +39,22 @@ mod tests {
     fn tables_lie_in_the_bios_area_and_do_not_overlap() {
         let mut tables = tables(DeviceSet::L4);
         tables.sort_by_key(|(at, _)| *at);
-        let mut free = 0xf_0000;
+        let mut free = 0;
         for (at, bytes) in tables {
             assert!(at.as_u64() >= free, "{at}");
             free = at.as_u64() + bytes.len() as u64;
+            assert!(
+                free <= 0x500 || (0x9_fc00..0xa_0000).contains(&free) || at.as_u64() >= 0xf_0000
+            );
         }
         assert!(free <= 0x10_0000);
     }
 
     #[test]
-    fn smaller_machines_have_none() {
-        assert!(DeviceSet::ALL[..4].iter().all(|&set| tables(set).is_empty()));
+    fn smaller_machines_have_vectors_and_data_areas_only() {
+        let places = |set| tables(set).into_iter().map(|(at, _)| at.as_u64());
+        assert!(
+            DeviceSet::ALL[..4].iter().all(|&set| places(set).eq([0, 0xf_f000, 0x400, 0x9_fc00]))
+        );
     }
 }

@@ -62,4 +62,6 @@ fn check(report: &mut Report, efer: u32) {
     report.equal("1 MiB from big real mode", result(7), IMAGE_START);
     report.equal("CR0.PG and PE in protected mode", result(8) & 0x8000_0001, 1);
     report.equal("EFER back in long mode", result(9), efer);
+    report.equal("KiB of conventional memory by INT 12h", result(10), 639);
+    report.equal("INT 15h without such a service: CF, AH", result(11), 0x8601);
 }

@@ -83,6 +83,15 @@ real:
     int $0x60
     movl %esi, 0x60 * 4
 
+    # The firmware's services: KiB of conventional memory, and one that nobody has.
+    int $0x12
+    movw %ax, LOW + low_memory - modes_start
+    movw $0xff00, %ax
+    clc
+    int $0x15
+    setc LOW + refused - modes_start
+    movb %ah, LOW + refusal - modes_start
+
     # Exits in real mode.
     movb $0x5a, %al
     outb %al, $0x80
@@ -159,6 +168,10 @@ vendor_real: .long 0
 above_one_mib: .long 0
 cr0_protected: .long 0
 efer_long: .long 0
+low_memory: .long 0
+refused: .byte 0
+refusal: .byte 0
+    .word 0
 .globl modes_end
 modes_end:
 .section .text
