@@ -63,9 +63,9 @@ pub(crate) struct GuestArgs {
     /// The guest file's kind where it should not be recognized, for instance flat:0:7c00
     #[arg(long, value_name = "KIND")]
     pub(crate) kind: Option<String>,
-    /// A module for the guest, for instance an initrd; may be repeated
-    #[arg(long, value_name = "FILE")]
-    pub(crate) module: Vec<PathBuf>,
+    /// A module for the guest, for instance an initrd, and its command line; may be repeated
+    #[arg(long, value_name = "FILE [WORDS]")]
+    pub(crate) module: Vec<String>,
     /// A file in the configuration device, as QEMU's -fw_cfg takes it; may be repeated
     #[arg(long, value_name = "name=N,string=S|file=F", value_parser = FwCfg::parse)]
     pub(crate) fw_cfg: Vec<FwCfg>,

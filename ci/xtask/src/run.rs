@@ -200,17 +200,22 @@ fn modules(args: &GuestArgs, guest: &Guest, from: &Path) -> Result<Vec<Module>> 
     if args.module.is_empty() {
         modules.extend(guest.modules()?.iter().map(|path| module(path, "")));
     }
-    for path in &args.module {
-        let path = from.join(path);
-        if !path.is_file() {
-            return Err(Error::refused(path.display(), "no such file for --module"));
-        }
-        modules.push(module(&without_blanks(&path)?, ""));
+    for typed in &args.module {
+        let (path, arguments) = file_and_arguments(typed, from)?;
+        modules.push(module(&without_blanks(&path)?, arguments));
     }
     for file in &args.fw_cfg {
         modules.push(module(&file.path(from)?, &file.arguments()));
     }
     Ok(modules)
+}
+
+/// A module as it was typed: a file, or a file and behind a blank its command line.
+fn file_and_arguments<'a>(typed: &'a str, from: &Path) -> Result<(PathBuf, &'a str)> {
+    let (file, arguments) = typed.split_once(' ').unwrap_or((typed, ""));
+    let found = [(typed, ""), (file, arguments)].map(|(file, words)| (from.join(file), words));
+    let missing = || Error::refused(from.join(file).display(), "no such file for --module");
+    found.into_iter().find(|(path, _)| path.is_file()).ok_or_else(missing)
 }
 
 /// Does for a guest that runs alone what the image would do: puts the counter's rate into its
@@ -360,5 +365,27 @@ mod tests {
         let nested = "--mmu nested";
         assert_eq!(memory_of(nested, On::Bochs), memory_of(nested, On::Qemu), "no pool");
         assert_eq!(memory_of("--bare", On::Qemu), 256);
+    }
+
+    #[test]
+    fn a_module_may_have_a_command_line() {
+        let folder = std::env::temp_dir().join(format!("anchorite-modules-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        for name in ["kernel", "with blank"] {
+            std::fs::write(folder.join(name), "").unwrap();
+        }
+        let told = |typed| {
+            let (path, arguments) = file_and_arguments(typed, &folder).ok()?;
+            Some((path.file_name()?.to_str()?.to_owned(), arguments.to_owned()))
+        };
+        let pair = |file: &str, arguments: &str| Some((file.to_owned(), arguments.to_owned()));
+        assert_eq!(
+            told("kernel console=hvc0 root=/dev/ram"),
+            pair("kernel", "console=hvc0 root=/dev/ram")
+        );
+        assert_eq!(told("kernel"), pair("kernel", ""));
+        assert_eq!(told("with blank"), pair("with blank", ""));
+        assert_eq!(told("absent words"), None);
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }
