@@ -357,4 +357,21 @@ mod tests {
         let matrix = Matrix::parse(include_str!("../../matrix.toml")).unwrap();
         assert!(!names(&matrix, "", false).is_empty());
     }
+
+    #[test]
+    fn every_bundled_guest_runs_on_both_vendors_in_every_test_run() {
+        let matrix = Matrix::parse(include_str!("../../matrix.toml")).unwrap();
+        let cells = matrix.cells("", false).unwrap();
+        let runs =
+            |guest: &str, cpu| cells.iter().any(|cell| cell.run.guest == guest && cell.cpu == cpu);
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-loader/guests/src/bin");
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let guest = entry.unwrap().file_name().into_string().unwrap();
+            // The experiment has its own command, and so has the race on AMD.
+            let elsewhere = |cpu| guest == "experiment" || (guest == "bench" && cpu == Cpu::Amd);
+            for cpu in [Cpu::Amd, Cpu::Intel] {
+                assert!(elsewhere(cpu) || runs(&guest, cpu), "{guest} on {cpu:?}");
+            }
+        }
+    }
 }
