@@ -8,6 +8,9 @@ use anchorite_vmm::memory::{HostMemory, OutsideHostMemory};
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+/// The widest access that is checked as one.
+const WORD_BYTES: u64 = 8;
+
 /// One physical range, of which the hypervisor keeps no reference: all accesses
 /// are checked against it and made through raw pointers.
 #[derive(Clone, Debug)]
@@ -22,9 +25,12 @@ impl GuestRam {
     /// are no RAM at first but the remap window's.
     ///
     /// # Panics
-    /// Where the range goes beyond the direct map: no access asks again.
+    /// Where the range goes beyond the direct map, or does not consist of words: no access
+    /// asks again.
     pub(super) const fn new(range: Range<u64>, window_bytes: u64) -> Self {
         assert!(range.end <= super::DIRECT_MAP_BYTES, "guest RAM beyond the direct map");
+        assert!(range.start <= range.end, "guest RAM ends before it starts");
+        assert!((range.start | range.end) % WORD_BYTES == 0, "guest RAM is not words");
         Self { range, window_bytes }
     }
 
@@ -48,6 +54,20 @@ impl GuestRam {
     fn pointer(&self, at: Hpa, bytes: u64, alignment: u64) -> Result<*mut u8, OutsideHostMemory> {
         if self.contains(at, bytes) && at.as_u64() % alignment == 0 {
             Ok(direct_map::address(at.as_u64()))
+        } else {
+            Err(OutsideHostMemory { at, bytes })
+        }
+    }
+
+    /// Where the aligned word `T` at `at` is mapped, one of at most [`WORD_BYTES`]. The range
+    /// begins and ends with a word, so one whose first byte is in it is in it.
+    #[inline]
+    fn word_at<T>(&self, at: Hpa) -> Result<*mut T, OutsideHostMemory> {
+        let bytes = size_of::<T>() as u64;
+        const { assert!(size_of::<T>().is_power_of_two() && size_of::<T>() as u64 <= WORD_BYTES) };
+        let offset = at.as_u64().wrapping_sub(self.range.start);
+        if offset < self.range.end - self.range.start && offset % bytes == 0 {
+            Ok(direct_map::address(at.as_u64()).cast())
         } else {
             Err(OutsideHostMemory { at, bytes })
         }
@@ -123,20 +143,20 @@ impl HostMemory for GuestRam {
 
     #[inline]
     fn load_u32(&self, at: Hpa) -> Result<u32, OutsideHostMemory> {
-        let pointer = self.pointer(at, 4, 4)?;
+        let pointer = self.word_at::<u32>(at)?;
         // SAFETY: in bounds and aligned; atomic, since the guest may write it.
-        Ok(unsafe { AtomicU32::from_ptr(pointer.cast()) }.load(Ordering::Relaxed))
+        Ok(unsafe { AtomicU32::from_ptr(pointer) }.load(Ordering::Relaxed))
     }
 
     #[inline]
     fn load_u64(&self, at: Hpa) -> Result<u64, OutsideHostMemory> {
-        let pointer = self.pointer(at, 8, 8)?;
+        let pointer = self.word_at::<u64>(at)?;
         // SAFETY: in bounds and aligned; atomic, since the guest may write it.
-        Ok(unsafe { AtomicU64::from_ptr(pointer.cast()) }.load(Ordering::Relaxed))
+        Ok(unsafe { AtomicU64::from_ptr(pointer) }.load(Ordering::Relaxed))
     }
 
     fn word(&self, at: Hpa) -> Result<GuestWord, OutsideHostMemory> {
-        Ok(GuestWord(self.pointer(at, 8, 8)?.cast()))
+        Ok(GuestWord(self.word_at::<AtomicU64>(at)?))
     }
 
     #[inline]
@@ -148,17 +168,17 @@ impl HostMemory for GuestRam {
 
     #[inline]
     fn compare_exchange_u32(&self, at: Hpa, old: u32, new: u32) -> Result<bool, OutsideHostMemory> {
-        let pointer = self.pointer(at, 4, 4)?;
+        let pointer = self.word_at::<u32>(at)?;
         // SAFETY: in bounds and aligned; atomic, since the guest may write it.
-        let word = unsafe { AtomicU32::from_ptr(pointer.cast()) };
+        let word = unsafe { AtomicU32::from_ptr(pointer) };
         Ok(word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok())
     }
 
     #[inline]
     fn compare_exchange_u64(&self, at: Hpa, old: u64, new: u64) -> Result<bool, OutsideHostMemory> {
-        let pointer = self.pointer(at, 8, 8)?;
+        let pointer = self.word_at::<u64>(at)?;
         // SAFETY: in bounds and aligned; atomic, since the guest may write it.
-        let word = unsafe { AtomicU64::from_ptr(pointer.cast()) };
+        let word = unsafe { AtomicU64::from_ptr(pointer) };
         Ok(word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok())
     }
 }

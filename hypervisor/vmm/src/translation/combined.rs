@@ -22,7 +22,10 @@ pub struct Combined<F, A, E> {
     settled: bool,
 }
 
+/// Told apart by a byte of its own: the compiler would use a niche deep inside, and ask for it
+/// at each exit.
 #[derive(Debug)]
+#[repr(u8)]
 enum Tables<F, A, E> {
     Nested(Nested<F, A>),
     Shadow(Shadow<E>),
