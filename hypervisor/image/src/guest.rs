@@ -27,7 +27,7 @@ use core::fmt::Write;
 use core::num::NonZeroU64;
 
 /// RAM that a PC's memory map shows below 1 MiB.
-const LOW_RAM_BYTES: u64 = 0x9_fc00;
+const LOW_RAM_BYTES: u64 = firmware::CONVENTIONAL_END as u64;
 /// Where RAM goes on above the hole of the video memory and the BIOS.
 const HIGH_RAM: u64 = 1 << 20;
 /// RAM at and above this address moves up to [`ABOVE_HOLE`]: devices lie here.

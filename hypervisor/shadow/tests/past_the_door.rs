@@ -9,8 +9,14 @@ use anchorite_shadow::PolicyKind;
 use support::fixture::*;
 use support::ops::{Op, Place};
 
-/// Memory that cannot be mapped large: a large page of the guest becomes a direct child.
-const SKEWED: Place = Place::Home { bank: 2, read_only: false };
+/// A guest with memory that cannot be mapped large: a large page of it becomes a direct child.
+fn skewed(policy: PolicyKind) -> Fixture {
+    let mut f = Fixture::new(policy, 1);
+    for place in [Place::Gone, Place::Home { bank: 2, read_only: false }] {
+        f.step(Op::Slot { slot: 1, place });
+    }
+    f
+}
 
 /// Another large page takes the place of one.
 ///
@@ -18,9 +24,7 @@ const SKEWED: Place = Place::Home { bank: 2, read_only: false };
 #[test]
 fn h7_a_child_of_another_gfn_is_not_followed_though_nobody_reported_the_write() {
     for policy in PolicyKind::ALL {
-        let mut f = Fixture::new(policy, 1);
-        f.step(Op::Slot { slot: 1, place: Place::Gone });
-        f.step(Op::Slot { slot: 1, place: SKEWED });
+        let mut f = skewed(policy);
         assert_eq!(gpa(f.read(0, gva(8, 1))), Some(1025 << 12));
         f.0.preset(entry(PD, 8), 8, 1536 << 12 | FULL | 0x80);
         assert_eq!(gpa(f.read(0, gva(8, 2))), Some(1538 << 12));
@@ -35,9 +39,7 @@ fn h7_a_child_of_another_gfn_is_not_followed_though_nobody_reported_the_write() 
 #[test]
 fn h7_a_child_of_another_role_is_not_followed_though_nobody_reported_the_write() {
     for policy in PolicyKind::ALL {
-        let mut f = Fixture::new(policy, 1);
-        f.step(Op::Slot { slot: 1, place: Place::Gone });
-        f.step(Op::Slot { slot: 1, place: SKEWED });
+        let mut f = skewed(policy);
         for index in 0..4 {
             f.poke(entry(1024, index), frame(3, index) << 12 | FULL);
         }

@@ -77,19 +77,10 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// Goes past the instruction that exited.
     #[inline]
     pub(crate) fn skip(&mut self) -> ExitAction {
-        match self.vcpu.instruction_length() {
+        match self.known_length() {
             Some(length) => ExitAction::SkipInstruction(length),
-            None => self.skip_by_decoding(),
+            None => self.skip_by_decoding_anew(),
         }
-    }
-
-    /// The same where the CPU does not tell the length.
-    #[inline]
-    fn skip_by_decoding(&mut self) -> ExitAction {
-        if let Some(&Intercepted { length, .. }) = self.known() {
-            return ExitAction::SkipInstruction(length);
-        }
-        self.skip_by_decoding_anew()
     }
 
     /// The length of the instruction that exited, where it takes no decoding.

@@ -18,6 +18,9 @@ use anchorite_addr::Gpa;
 const LOCAL_APIC: u32 = 0xfee0_0000;
 const IO_APIC: u32 = 0xfec0_0000;
 
+/// Where conventional memory ends: behind it lies the extended BIOS data area, then video memory.
+pub const CONVENTIONAL_END: u32 = 0x9_fc00;
+
 /// What a machine with this set of devices has in memory, and where: vectors and data areas
 /// below 0xa0000, and from 0xf0000 to 0xfffff the tables, where there is something to tell,
 /// and the vectors' handlers.

@@ -11,9 +11,9 @@ pub(super) const REGISTERS: usize = FEATURES.len();
 const MOST_NEEDS: usize = 2;
 
 /// The bits of each register that are shown where the CPU has them.
-pub(super) const PASSED: [u32; REGISTERS] = passed();
+pub(super) const PASSED: [u32; REGISTERS] = bits_of(Show::Passed);
 /// The bits that are always shown.
-pub(super) const SET: [u32; REGISTERS] = set();
+pub(super) const SET: [u32; REGISTERS] = bits_of(Show::Set);
 /// The bits that are shown where something holds, each group behind those that it asks for.
 pub(super) static GROUPS: [Group; CONDITIONAL.len()] = groups();
 
@@ -114,31 +114,15 @@ const fn leaf_masks() -> [LeafMasks; leaves()] {
     masks
 }
 
-const fn passed() -> [u32; REGISTERS] {
+/// The bits of each register whose rows say just `show`.
+const fn bits_of(show: Show) -> [u32; REGISTERS] {
     let mut masks = [0; REGISTERS];
     let mut register = 0;
     while register < REGISTERS {
         let rows = FEATURES[register].features;
         let mut row = 0;
         while row < rows.len() {
-            if matches!(rows[row].show, Show::Passed) {
-                masks[register] |= 1 << rows[row].bit;
-            }
-            row += 1;
-        }
-        register += 1;
-    }
-    masks
-}
-
-const fn set() -> [u32; REGISTERS] {
-    let mut masks = [0; REGISTERS];
-    let mut register = 0;
-    while register < REGISTERS {
-        let rows = FEATURES[register].features;
-        let mut row = 0;
-        while row < rows.len() {
-            if matches!(rows[row].show, Show::Set) {
+            if same_show(rows[row].show, show) {
                 masks[register] |= 1 << rows[row].bit;
             }
             row += 1;
@@ -197,6 +181,7 @@ const fn group_of(show: Show) -> usize {
 
 const fn same_show(one: Show, other: Show) -> bool {
     match (one, other) {
+        (Show::Passed, Show::Passed) | (Show::Set, Show::Set) => true,
         (Show::With(one), Show::With(other)) | (Show::Emulated(one), Show::Emulated(other)) => {
             let mut index = 0;
             while index < one.len() && index < other.len() {

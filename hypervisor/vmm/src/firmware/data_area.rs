@@ -4,15 +4,16 @@
 //! Source: IBM Personal System/2 and Personal Computer BIOS Interface Technical Reference,
 //! section 3 "Data Areas and ROM Tables".
 
+use super::CONVENTIONAL_END;
 use super::bytes::Bytes;
 use alloc::vec;
 use alloc::vec::Vec;
+use anchorite_abi::port::COM1;
 
 const DATA_AREA: u32 = 0x400;
-/// Where conventional memory ends and the extended area begins, one KiB of it.
-const EXTENDED: u32 = 0x9_fc00;
+/// The extended area's size in KiB, its first byte.
+const EXTENDED_KIB: u8 = 1;
 
-const COM1: u16 = 0x3f8;
 /// FPU, a colour screen of 80 columns, one serial port.
 const EQUIPMENT: u16 = 1 << 9 | 0b10 << 4 | 1 << 1;
 /// Colour text of 80 columns and 25 rows.
@@ -25,12 +26,12 @@ const CHARACTER_HEIGHT: u16 = 16;
 
 /// Both, by address.
 pub(super) fn areas() -> Vec<(u32, Vec<u8>)> {
-    vec![(DATA_AREA, data_area()), (EXTENDED, vec![1])]
+    vec![(DATA_AREA, data_area()), (CONVENTIONAL_END, vec![EXTENDED_KIB])]
 }
 
 fn data_area() -> Vec<u8> {
-    let ports = Bytes::default().u16(COM1).until(0xe).u16((EXTENDED >> 4) as u16);
-    let machine = ports.u16(EQUIPMENT).until(0x13).u16((EXTENDED >> 10) as u16);
+    let ports = Bytes::default().u16(COM1).until(0xe).u16((CONVENTIONAL_END >> 4) as u16);
+    let machine = ports.u16(EQUIPMENT).until(0x13).u16((CONVENTIONAL_END >> 10) as u16);
     let screen = machine.until(0x49).u8(VIDEO_MODE).u16(COLUMNS).u16(SCREEN_BYTES);
     screen.until(0x63).u16(CRTC).until(0x84).u8(ROWS - 1).u16(CHARACTER_HEIGHT).0
 }

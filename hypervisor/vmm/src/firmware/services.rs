@@ -54,28 +54,29 @@ const fn word_of_data_area(offset: u8) -> [u8; 11] {
     ]
 }
 
+/// In the order in which they lie in memory.
 const ALL: [&[u8]; 6] = [NOTHING, FIRST, BOTH, EQUIPMENT, MEMORY, REFUSAL];
 
-/// Which of [`ALL`] a vector leads to. 8 to 0xf and 0x70 to 0x77 are the 8259s', as
-/// the firmware programs them.
-const fn handler(vector: usize) -> usize {
+/// What a vector leads to. 8 to 0xf and 0x70 to 0x77 are the 8259s', as the firmware programs
+/// them.
+const fn handler(vector: usize) -> &'static [u8] {
     match vector {
-        0..=7 => 0,
-        8..=0xf => 1,
-        0x70..=0x77 => 2,
-        0x11 => 3,
-        0x12 => 4,
-        _ => 5,
+        0..=7 => NOTHING,
+        8..=0xf => FIRST,
+        0x70..=0x77 => BOTH,
+        0x11 => EQUIPMENT,
+        0x12 => MEMORY,
+        _ => REFUSAL,
     }
 }
 
 /// The interrupt vector table and the handlers, by address.
 pub(super) fn table_and_handlers() -> Vec<(u32, Vec<u8>)> {
-    let place =
-        |number| HANDLERS as usize + ALL[..number].iter().map(|code| code.len()).sum::<usize>();
     let vectors = (0..256).flat_map(|vector| {
-        let at = place(handler(vector)) as u32 | u32::from(SEGMENT) << 16;
-        at.to_le_bytes()
+        let wanted = handler(vector);
+        let before = ALL.iter().take_while(|code| **code != wanted);
+        let offset = HANDLERS + before.map(|code| code.len() as u16).sum::<u16>();
+        (u32::from(offset) | u32::from(SEGMENT) << 16).to_le_bytes()
     });
     let at = (u32::from(SEGMENT) << 4) + u32::from(HANDLERS);
     vec![(0, vectors.collect()), (at, ALL.concat())]

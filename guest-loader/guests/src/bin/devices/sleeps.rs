@@ -6,7 +6,7 @@ use anchorite_guests::instructions::{cli, cpuid, sti, wait_for_interrupt};
 use anchorite_guests::random::Random;
 use anchorite_guests::{Report, println};
 
-use crate::{count, pic, taken, taken_one, timer};
+use crate::{pic, taken, timer};
 
 /// Counts of a period at least; at most as much again is added.
 const PERIOD: u64 = 200;
@@ -30,10 +30,7 @@ pub(crate) fn check(report: &mut Report, number: &str) {
 fn sleep(report: &mut Report, number: u32) {
     let mut random = Random::new(1);
     pic::program(1);
-    count(pic::FIRST_VECTOR, |_| {
-        taken_one();
-        pic::end_first();
-    });
+    timer::count_interrupts();
     for sleep in 0..number {
         if sleep % SLEEPS_OF_PERIOD == 0 {
             timer::set(0, 2, (PERIOD + random.below(PERIOD)) as u16);

@@ -34,6 +34,14 @@ pub(crate) fn set(channel: u8, mode: u8, count: u16) {
     count.to_le_bytes().into_iter().for_each(|byte| outb(port, byte));
 }
 
+/// Makes channel 0's interrupts count.
+pub(crate) fn count_interrupts() {
+    count(pic::FIRST_VECTOR, |_| {
+        taken_one();
+        pic::end_first();
+    });
+}
+
 /// Masks channel 0's interrupt and stops it.
 pub(crate) fn stop() {
     pic::open(0);
@@ -53,10 +61,7 @@ pub(crate) fn check(report: &mut Report) {
 
 /// Counts 10 ms once; the ticks of the TSC that took.
 fn one_shot(report: &mut Report) -> u64 {
-    count(pic::FIRST_VECTOR, |_| {
-        taken_one();
-        pic::end_first();
-    });
+    count_interrupts();
     set(0, 0, 10 * MILLISECOND);
     let ticks = halt_until(1);
     report.equal("a one-shot timer interrupts once", taken(), 1);
