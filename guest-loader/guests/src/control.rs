@@ -11,17 +11,28 @@ pub const EFER: u32 = 0xc000_0080;
 const NXE: u64 = 1 << 11;
 /// IA32_MTRR_PHYSBASE7.
 const MTRR_BASE: u32 = 0x20e;
+/// CR0.TS.
+pub const TS: u64 = 1 << 3;
+/// CR0.WP.
+pub const WP: u64 = 1 << 16;
 const CD: u64 = 1 << 30;
-const WP: u64 = 1 << 16;
-const PSE: u64 = 1 << 4;
+/// CR4.DE.
+pub const DE: u64 = 1 << 3;
+/// CR4.PSE.
+pub const PSE: u64 = 1 << 4;
 /// CR4.PAE.
 pub const PAE: u64 = 1 << 5;
+/// CR4.PGE.
+pub const PGE: u64 = 1 << 7;
 const OSFXSR: u64 = 1 << 9;
 /// CR4.LA57.
 pub const LA57: u64 = 1 << 12;
-const SMEP: u64 = 1 << 20;
-const SMAP: u64 = 1 << 21;
-const PKE: u64 = 1 << 22;
+/// CR4.SMEP.
+pub const SMEP: u64 = 1 << 20;
+/// CR4.SMAP.
+pub const SMAP: u64 = 1 << 21;
+/// CR4.PKE.
+pub const PKE: u64 = 1 << 22;
 
 /// Paging features that CPUID shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -38,23 +38,32 @@ pub const MARKED_PDPTES: Known =
 /// QEMU 7.2, and AMD processors under nested paging: the same, where an entry changes.
 pub const PDPTES_IN_MEMORY: Known = Known {
     name: "pdptes-in-memory",
-    what: "PDPTEs that change in memory matter before CR3 is loaded",
+    what: "PDPTEs that change in memory matter before they are loaded",
 };
+
+/// Bochs 2.7: writes to CR0 and CR4 that change no bit of those that count.
+pub const PDPTES_LOADED_OFTEN: Known = Known {
+    name: "pdptes-loaded-often",
+    what: "PDPTEs are loaded by every write to CR0, and by changes of CR4.SMAP and CR4.PKE",
+};
+
 /// QEMU 7.2.
 pub const UNCHECKED_PDPTES: Known =
-    Known { name: "unchecked-pdptes", what: "CR3 is loaded although a PDPTE has reserved bits" };
+    Known { name: "unchecked-pdptes", what: "PDPTEs are loaded although one has reserved bits" };
 
 /// Bochs 2.7.
 pub const AC_SUSPENDS_IMPLICIT: Known = Known {
     name: "ac-suspends-implicit",
     what: "RFLAGS.AC suspends SMAP for the processor's own accesses at privilege level 3",
 };
-const ALL: [Known; 7] = [
+
+const ALL: [Known; 8] = [
     RESERVED_WITHOUT_P,
     UPDATE_READS_FIRST,
     ACCESSED_EARLY,
     MARKED_PDPTES,
     PDPTES_IN_MEMORY,
+    PDPTES_LOADED_OFTEN,
     UNCHECKED_PDPTES,
     AC_SUSPENDS_IMPLICIT,
 ];

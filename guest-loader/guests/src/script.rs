@@ -1,6 +1,6 @@
-//! Lists of accesses, table writes and flushes that are carried out one after the other by
-//! tables of any format: in 64-bit mode, or in 32-bit protected mode by code that notes what
-//! came of each step and goes on.
+//! Lists of accesses, table writes, flushes and changes of control bits that are carried out
+//! one after the other by tables of any format: in 64-bit mode, or in 32-bit protected mode by
+//! code that notes what came of each step and goes on.
 //!
 //! In 32-bit mode the accesses are of 4 bytes, and the translations that a script leaves
 //! behind end with it: CR3 is loaded on the way in and out.
@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use crate::control::{LA57, PAE, load_root};
 use crate::format::Format;
-use crate::instructions::{invlpg, read_cr3, read_cr4, write_cr3};
+use crate::instructions::{invlpg, read_cr0, read_cr3, read_cr4, write_cr0, write_cr3, write_cr4};
 use crate::memory;
 use crate::paging::Space;
 use crate::probe::{self, Access, END, Kind, Outcome};
@@ -43,6 +43,8 @@ const INVALIDATE: u64 = 8;
 const ROOT: u64 = 9;
 const ENTRY: u64 = 10;
 const DESCRIPTORS: u64 = 11;
+/// The first of the [`Register`]s' places.
+const TOGGLE: u64 = 12;
 
 static STEPS: [[AtomicU32; WORDS]; CAPACITY] =
     [const { [const { AtomicU32::new(0) }; WORDS] }; CAPACITY];
@@ -51,6 +53,16 @@ static GATES: [[AtomicU32; 2]; 0x82] = [const { [const { AtomicU32::new(0) }; 2]
 /// Where privilege level 3 sees the 32-bit instructions, and its stack's top.
 static USER_CODE: AtomicU64 = AtomicU64::new(0);
 static USER_STACK: AtomicU64 = AtomicU64::new(0);
+
+/// A register of control bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Register {
+    /// CR0.
+    Cr0,
+    /// CR4.
+    Cr4,
+}
 
 /// A step of a script.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +77,8 @@ pub enum Step {
     Entry(u64, u64),
     /// The LDT becomes the page at this linear address.
     Descriptors(u64),
+    /// These bits of a register are turned over. A script ends with the bits as it found them.
+    Toggle(Register, u64),
 }
 
 impl Step {
@@ -183,20 +197,31 @@ pub unsafe fn load_levels(cr3: u64, cr4: u64) {
 
 /// A step in 64-bit mode.
 fn carry_out(step: &Step) -> Outcome {
-    let mut outcome = Outcome { vector: END, ..Outcome::default() };
+    let mut done = Ok(());
     match *step {
         Step::Access(access) => return access.run(),
         Step::Invalidate(address) => invlpg(address),
         Step::Entry(at, value) => memory::write(at, value),
         Step::Descriptors(base) => segments::load_ldt(base, 0xfff),
-        Step::Root(root) => {
-            // SAFETY: as for `load_root`, but that the processor may refuse it.
-            if let Err(Exception { vector, error }) = unsafe { write_cr3(root) } {
-                outcome = Outcome { vector, error, ..outcome };
-            }
+        // SAFETY: as for `load_root`, but that the processor may refuse it.
+        Step::Root(root) => done = unsafe { write_cr3(root) },
+        Step::Toggle(register, bits) => done = toggle(register, bits),
+    }
+    match done {
+        Ok(()) => Outcome { vector: END, ..Outcome::default() },
+        Err(Exception { vector, error }) => Outcome { vector, error, ..Outcome::default() },
+    }
+}
+
+fn toggle(register: Register, bits: u64) -> Result<(), Exception> {
+    // SAFETY: what the bits do to the guest is the caller's affair, as for `memory::write`;
+    // the processor may refuse them.
+    unsafe {
+        match register {
+            Register::Cr0 => write_cr0(read_cr0() ^ bits),
+            Register::Cr4 => write_cr4(read_cr4() ^ bits),
         }
     }
-    outcome
 }
 
 /// What the 32-bit code is told of a step.
@@ -214,6 +239,7 @@ fn words(step: &Step, format: Format) -> [u32; 6] {
             let (at, descriptor) = segments::ldt32(base, 0xfff);
             plain(DESCRIPTORS, at, descriptor)
         }
+        Step::Toggle(register, bits) => plain(TOGGLE + register as u64, bits, 0),
     };
     let user = access.is_some_and(|access| access.user);
     let ac = access.is_some_and(|access| access.ac);

@@ -271,6 +271,16 @@ script_code:
     lldt ax
     int 0x81
 .balign 16
+    mov eax, cr0                        # 12: bits of CR0 are turned over
+    xor eax, edi
+    mov cr0, eax
+    int 0x81
+.balign 16
+    mov eax, cr4                        # 13: of CR4
+    xor eax, edi
+    mov cr4, eax
+    int 0x81
+.balign 16
 .globl script_code_end
 script_code_end:
 .code64
