@@ -5,6 +5,7 @@ mod device_support;
 
 use anchorite_abi::DeviceSet;
 use device_support::{STEP_BYTES, run, set_number};
+use oorandom::Rand64;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,33 +31,21 @@ fn programs_of_the_corpus_and_their_mutants_break_nothing() {
         let of_set = |program: &Vec<u8>| set_number(program) == Some(number);
         assert!(programs.iter().any(of_set), "no program for set {number}");
     }
-    let mut random = Random(0x5eed_0002);
+    let mut random = Rand64::new(0x5eed_0002);
     for program in programs {
         run(&program);
         for _ in 0..MUTATIONS {
             let mut mutant = program.clone();
-            for _ in 0..=random.below(16) {
-                let at = random.below(mutant.len() as u64) as usize;
-                match random.below(3) {
-                    0 => mutant[at] = random.below(256) as u8,
-                    1 => mutant[at] ^= 1 << random.below(8),
+            for _ in 0..=random.rand_range(0..16) {
+                let at = random.rand_range(0..mutant.len() as u64) as usize;
+                match random.rand_range(0..3) {
+                    0 => mutant[at] = random.rand_range(0..256) as u8,
+                    1 => mutant[at] ^= 1 << random.rand_range(0..8),
                     _ => mutant.extend_from_within(at..(at + STEP_BYTES).min(mutant.len())),
                 }
             }
             run(&mutant);
         }
-    }
-}
-
-/// xorshift64: the same mutants in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit.max(1)
     }
 }
 
@@ -71,12 +60,12 @@ const PORTS: [u16; 40] = [
 #[ignore = "writes the seeds of the corpus; run it after a device gains a port"]
 fn write_the_seeds() {
     fs::create_dir_all(folder()).expect("a folder");
-    let mut random = Random(0x5eed_0003);
+    let mut random = Rand64::new(0x5eed_0003);
     for set in [0u8, 1, 2, 3, 4, 0x84] {
         let mut program = vec![set];
         for _ in 0..400 {
-            let port = PORTS[random.below(PORTS.len() as u64) as usize].to_le_bytes();
-            let mut step = [0; STEP_BYTES].map(|_| random.below(256) as u8);
+            let port = PORTS[random.rand_range(0..PORTS.len() as u64) as usize].to_le_bytes();
+            let mut step = [0; STEP_BYTES].map(|_| random.rand_range(0..256) as u8);
             step[1..3].copy_from_slice(&port);
             program.extend(step);
         }

@@ -9,28 +9,13 @@ use anchorite_vmm::emulate::{
 use iced_x86::{
     Code, Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register,
 };
+use oorandom::Rand64;
 
 const SIZES: [CodeSize; 3] = [CodeSize::Bits16, CodeSize::Bits32, CodeSize::Bits64];
 const RIP: u64 = 0x1234_5678;
 
-/// A small generator, so that a failure can be repeated.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        (self.next() >> 11) % bound
-    }
-}
-
 /// Random bytes, most of the time behind some prefixes and an opcode of interest.
-fn candidate(random: &mut Random) -> [u8; 15] {
+fn candidate(random: &mut Rand64) -> [u8; 15] {
     const PREFIXES: [u8; 13] =
         [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf2, 0xf3, 0x41, 0x48, 0x4f];
     const ONE: [u8; 13] =
@@ -39,23 +24,23 @@ fn candidate(random: &mut Random) -> [u8; 15] {
         [0x01, 0x01, 0x01, 0x06, 0x08, 0x09, 0x20, 0x21, 0x22, 0x23, 0x30, 0x32, 0x33, 0xa2, 0x38];
 
     let mut bytes = [0; 15];
-    bytes.fill_with(|| random.next() as u8);
+    bytes.fill_with(|| random.rand_u64() as u8);
     let mut position = 0;
-    for _ in 0..random.below(4) {
-        bytes[position] = PREFIXES[random.below(13) as usize];
+    for _ in 0..random.rand_range(0..4) {
+        bytes[position] = PREFIXES[random.rand_range(0..13) as usize];
         position += 1;
     }
-    match random.below(9) {
+    match random.rand_range(0..9) {
         0..=4 => {
             bytes[position] = 0x0f;
-            bytes[position + 1] = TWO[random.below(15) as usize];
+            bytes[position + 1] = TWO[random.rand_range(0..15) as usize];
             if bytes[position + 1] == 0x38 {
                 bytes[position + 2] = 0x82;
             }
         }
-        5 => bytes[position] = ONE[random.below(13) as usize],
+        5 => bytes[position] = ONE[random.rand_range(0..13) as usize],
         6 => bytes[position] = 0x90,
-        7 => bytes[position] = [0x89, 0xc7][random.below(2) as usize],
+        7 => bytes[position] = [0x89, 0xc7][random.rand_range(0..2) as usize],
         _ => {}
     }
     bytes
@@ -72,10 +57,10 @@ fn iced(bytes: &[u8], code: CodeSize) -> Result<Instruction, DecoderError> {
 
 #[test]
 fn lengths_and_errors_are_those_of_the_complete_decoder() {
-    let mut random = Random(0x1357_9bdf_2468_ace1);
+    let mut random = Rand64::new(0x1357_9bdf_2468_ace1);
     for _ in 0..1_500_000 {
         let bytes = candidate(&mut random);
-        let available = 15 - random.below(20).saturating_sub(5) as usize;
+        let available = 15 - random.rand_range(0..20).saturating_sub(5) as usize;
         let bytes = &bytes[..available];
         for code in SIZES {
             let expected = match iced(bytes, code) {
@@ -92,7 +77,7 @@ fn lengths_and_errors_are_those_of_the_complete_decoder() {
 
 #[test]
 fn operands_are_those_of_the_complete_decoder() {
-    let mut random = Random(0xfeed_f00d_dead_beef);
+    let mut random = Rand64::new(0xfeed_f00d_dead_beef);
     let mut compared = 0;
     while compared < 500_000 {
         let bytes = candidate(&mut random);

@@ -9,8 +9,9 @@ use anchorite_vcpu::{Gpr, Registers, Rflags};
 use anchorite_vmm::emulate::operands::memory_operand;
 use anchorite_vmm::emulate::{CodeSize, Mode, Outcome, decode, emulate};
 use core::arch::asm;
-use emulate_support::{Flat, Random, candidate, interesting};
+use emulate_support::{Flat, candidate, interesting, pick};
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use oorandom::Rand64;
 use std::collections::BTreeMap;
 
 const STATUS: u64 = 0x8d5;
@@ -230,7 +231,7 @@ const MNEMONICS: &[Mnemonic] = &[
 #[test]
 fn emulated_instructions_do_what_the_cpu_does() {
     let mut native = Native::new();
-    let mut random = Random(0x0123_4567_89ab_cdef);
+    let mut random = Rand64::new(0x0123_4567_89ab_cdef);
     let mut compared = BTreeMap::new();
 
     for _ in 0..CASES {
@@ -257,7 +258,7 @@ struct Case {
 }
 
 impl Case {
-    fn random(random: &mut Random, memory: u64) -> Option<Self> {
+    fn random(random: &mut Rand64, memory: u64) -> Option<Self> {
         let bytes = candidate(random);
         let instruction = decode(&bytes, 0, Mode::LONG).ok()?;
         if !is_comparable(&instruction) {
@@ -266,32 +267,34 @@ impl Case {
 
         let mut registers = Registers::default();
         registers.gpr.fill_with(|| interesting(random));
-        registers.rflags = 0x202 | random.next() & (STATUS | Rflags::DF.bits());
-        registers[Gpr::Rsp] = memory + 2048 + random.below(2048);
+        registers.rflags = 0x202 | random.rand_u64() & (STATUS | Rflags::DF.bits());
+        registers[Gpr::Rsp] = memory + 2048 + random.rand_range(0..2048);
         let bytes = bytes[..instruction.len()].to_vec();
         let contents =
             (0..MEMORY_BYTES / 8).flat_map(|_| interesting(random).to_le_bytes()).collect();
         let mut environment = Flat::new(memory, contents);
-        environment.xmm.fill_with(|| u128::from(random.next()) << 64 | u128::from(random.next()));
+        environment
+            .xmm
+            .fill_with(|| u128::from(random.rand_u64()) << 64 | u128::from(random.rand_u64()));
 
         let mut case = Self { instruction, bytes, registers, environment };
-        let alignment = random.pick(&[1, 16]);
-        let target = memory + 1024 + random.below(4096) / alignment * alignment;
+        let alignment = pick(random, &[1, 16]);
+        let target = memory + 1024 + random.rand_range(0..4096) / alignment * alignment;
         case.aim(random, target);
         Some(case)
     }
 
     /// Turns registers so that the memory operand lies at `target`.
-    fn aim(&mut self, random: &mut Random, target: u64) {
+    fn aim(&mut self, random: &mut Rand64, target: u64) {
         if self.instruction.is_string_instruction() {
             self.registers[Gpr::Rsi] = target;
-            self.registers[Gpr::Rdi] = target + random.below(512);
-            self.registers[Gpr::Rcx] = random.below(60);
+            self.registers[Gpr::Rdi] = target + random.rand_range(0..512);
+            self.registers[Gpr::Rcx] = random.rand_range(0..60);
             return;
         }
         if is_far_bit_test(&self.instruction) {
             let register = gpr(self.instruction.op1_register());
-            self.registers[register] = random.below(4000).wrapping_sub(2000);
+            self.registers[register] = random.rand_range(0..4000).wrapping_sub(2000);
         }
         if self.equal_accumulator(random) {
             self.aim_base(target);
@@ -309,11 +312,11 @@ impl Case {
     }
 
     /// Half of the compare-and-exchanges shall find what they expect.
-    fn equal_accumulator(&self, random: &mut Random) -> bool {
+    fn equal_accumulator(&self, random: &mut Rand64) -> bool {
         let mnemonic = self.instruction.mnemonic();
         let compares =
             [Mnemonic::Cmpxchg, Mnemonic::Cmpxchg8b, Mnemonic::Cmpxchg16b].contains(&mnemonic);
-        compares && random.below(2) == 0
+        compares && random.rand_range(0..2) == 0
     }
 
     fn match_accumulator(&mut self) {

@@ -10,7 +10,8 @@ use anchorite_vcpu::{Registers, Segment, SegmentAttributes, SegmentRegister};
 use anchorite_vmm::emulate::{
     Access, CodeSize, EmulationError, Environment, Exception, Fault, Mode, Outcome, decode, emulate,
 };
-use emulate_support::{Random, candidate, interesting};
+use emulate_support::{candidate, interesting, pick};
+use oorandom::Rand64;
 use std::collections::BTreeMap;
 
 const PAGES: u64 = 8;
@@ -162,38 +163,38 @@ fn to_the_end(
     End::Endless
 }
 
-fn random_mode(random: &mut Random) -> Mode {
-    let code = random.pick(&[CodeSize::Bits16, CodeSize::Bits32, CodeSize::Bits64]);
+fn random_mode(random: &mut Rand64) -> Mode {
+    let code = pick(random, &[CodeSize::Bits16, CodeSize::Bits32, CodeSize::Bits64]);
     let long = code == CodeSize::Bits64;
     Mode {
         code,
-        stack_bytes: if long { 8 } else { random.pick(&[2, 4]) },
-        protected: long || random.below(2) == 0,
-        linear_bits: random.pick(&[48, 57]),
+        stack_bytes: if long { 8 } else { pick(random, &[2, 4]) },
+        protected: long || random.rand_range(0..2) == 0,
+        linear_bits: pick(random, &[48, 57]),
     }
 }
 
-fn random_segment(random: &mut Random) -> Segment {
-    let attributes = match random.below(4) {
-        0 => random.next() as u32,
+fn random_segment(random: &mut Rand64) -> Segment {
+    let attributes = match random.rand_range(0..4) {
+        0 => random.rand_u64() as u32,
         _ => 0xc093,
     };
     Segment {
-        selector: random.next() as u16,
-        base: if random.below(2) == 0 { 0 } else { interesting(random) },
-        limit: if random.below(4) == 0 { random.next() as u32 } else { u32::MAX },
+        selector: random.rand_u64() as u16,
+        base: if random.rand_range(0..2) == 0 { 0 } else { interesting(random) },
+        limit: if random.rand_range(0..4) == 0 { random.rand_u64() as u32 } else { u32::MAX },
         attributes: SegmentAttributes::from_bits_retain(attributes),
     }
 }
 
-fn random_memory(random: &mut Random) -> Paged {
-    let bytes = (0..PAGES * PAGE / 8).flat_map(|_| random.next().to_le_bytes()).collect();
+fn random_memory(random: &mut Rand64) -> Paged {
+    let bytes = (0..PAGES * PAGE / 8).flat_map(|_| random.rand_u64().to_le_bytes()).collect();
     let segment = |_| random_segment(random);
     let segments = [0; 8].map(segment);
     Paged {
         bytes,
         rights: [Rights::Write; PAGES as usize],
-        xmm: [0; 16].map(|_: u128| u128::from(random.next()) * 0x1_0000_0001),
+        xmm: [0; 16].map(|_: u128| u128::from(random.rand_u64()) * 0x1_0000_0001),
         segments,
         ports_read: 0,
         ports_written: Vec::new(),
@@ -201,36 +202,36 @@ fn random_memory(random: &mut Random) -> Paged {
     }
 }
 
-fn random_registers(random: &mut Random, mode: Mode) -> Registers {
+fn random_registers(random: &mut Rand64, mode: Mode) -> Registers {
     let mut registers = Registers::default();
-    registers.gpr.fill_with(|| match random.below(3) {
+    registers.gpr.fill_with(|| match random.rand_range(0..3) {
         0 => interesting(random),
-        1 => random.next() & 0x7fff_ffff_ffff,
-        _ => random.below(PAGES * PAGE),
+        1 => random.rand_u64() & 0x7fff_ffff_ffff,
+        _ => random.rand_range(0..PAGES * PAGE),
     });
-    registers.gpr[1] = random.below(3000);
-    registers.rip = random.next() & mode.code.instruction_pointer_mask();
-    registers.rflags = 2 | random.next() & 0x1_0cd5;
+    registers.gpr[1] = random.rand_range(0..3000);
+    registers.rip = random.rand_u64() & mode.code.instruction_pointer_mask();
+    registers.rflags = 2 | random.rand_u64() & 0x1_0cd5;
     registers
 }
 
 #[test]
 fn instructions_end_the_same_with_and_without_faults_on_the_way() {
-    let mut random = Random(0x5eed_0ffa_0175);
+    let mut random = Rand64::new(0x5eed_0ffa_0175);
     let mut ends = BTreeMap::new();
     let mut faults = 0;
     for _ in 0..60_000 {
         let mode = random_mode(&mut random);
         let bytes = candidate(&mut random);
-        if matches!(bytes[0], 0x68 | 0x6a | 0x50..=0x5f) && random.below(4) > 0 {
+        if matches!(bytes[0], 0x68 | 0x6a | 0x50..=0x5f) && random.rand_range(0..4) > 0 {
             continue;
         }
         let registers = random_registers(&mut random, mode);
         let mut smooth = random_memory(&mut random);
         let mut rough = smooth.clone();
         rough.rights = [0; PAGES as usize]
-            .map(|_: u8| random.pick(&[Rights::None, Rights::Read, Rights::Write]));
-        rough.races = random.below(3) as u32;
+            .map(|_: u8| pick(&mut random, &[Rights::None, Rights::Read, Rights::Write]));
+        rough.races = random.rand_range(0..3) as u32;
 
         let (mut after_smooth, mut after_rough) = (registers.clone(), registers);
         let end = to_the_end(&bytes, &mut after_smooth, mode, &mut smooth, &mut 0);
@@ -254,19 +255,20 @@ fn instructions_end_the_same_with_and_without_faults_on_the_way() {
 /// A REP prefix means nothing to MOV, but keeps it from the path for plain moves.
 #[test]
 fn plain_moves_do_the_same_as_through_the_complete_decoder() {
-    let mut random = Random(0x0b01_dface);
+    let mut random = Rand64::new(0x0b01_dface);
     let mut completed = 0;
     for _ in 0..40_000 {
         let mode = random_mode(&mut random);
         let mut bytes = [0; 15];
-        bytes.fill_with(|| random.next() as u8);
-        let prefixes = random.below(4) as usize;
+        bytes.fill_with(|| random.rand_u64() as u8);
+        let prefixes = random.rand_range(0..4) as usize;
         for byte in &mut bytes[1..=prefixes] {
-            *byte = random.pick(&[0x66, 0x67, 0x2e, 0x36, 0x64, 0x65, 0x48, 0x41, 0x4c, 0x40]);
+            *byte =
+                pick(&mut random, &[0x66, 0x67, 0x2e, 0x36, 0x64, 0x65, 0x48, 0x41, 0x4c, 0x40]);
         }
         bytes[0] = 0xf3;
-        bytes[1 + prefixes] = random.pick(&[0x88, 0x89, 0x8a, 0x8b, 0xc6, 0xc7]);
-        if bytes[1 + prefixes] >= 0xc6 && random.below(8) > 0 {
+        bytes[1 + prefixes] = pick(&mut random, &[0x88, 0x89, 0x8a, 0x8b, 0xc6, 0xc7]);
+        if bytes[1 + prefixes] >= 0xc6 && random.rand_range(0..8) > 0 {
             bytes[2 + prefixes] &= 0xc7;
         }
 
@@ -295,19 +297,19 @@ fn plain_moves_do_the_same_as_through_the_complete_decoder() {
 
 #[test]
 fn no_bytes_panic_in_any_mode() {
-    let mut random = Random(0x0ff1_ce50_fc0d_e000);
+    let mut random = Rand64::new(0x0ff1_ce50_fc0d_e000);
     let mut memory = random_memory(&mut random);
     for round in 0..600_000_u32 {
         if round % 64 == 0 {
             memory.segments = [0; 8].map(|_: u8| random_segment(&mut random));
             memory.rights = [0; PAGES as usize]
-                .map(|_: u8| random.pick(&[Rights::None, Rights::Read, Rights::Write]));
+                .map(|_: u8| pick(&mut random, &[Rights::None, Rights::Read, Rights::Write]));
             memory.ports_written.clear();
         }
         let mode = random_mode(&mut random);
         let mut bytes = [0; 15];
-        bytes.fill_with(|| random.next() as u8);
-        let available = random.below(16) as usize;
+        bytes.fill_with(|| random.rand_u64() as u8);
+        let available = random.rand_range(0..16) as usize;
         let mut registers = random_registers(&mut random, mode);
         let _ = emulate(&bytes[..available], &mut registers, mode, &mut memory);
     }

@@ -6,6 +6,7 @@
 use anchorite_vmm::devices::Now;
 use anchorite_vmm::devices::uart::Uart;
 use core::num::NonZeroU64;
+use oorandom::Rand64;
 use std::collections::{BTreeSet, VecDeque};
 
 /// TSC ticks a second: 8 a bit at divisor 1.
@@ -291,17 +292,6 @@ fn bits<const N: usize>(bits: [bool; N]) -> u8 {
     (0..N).fold(0, |value, bit| value | u8::from(bits[bit]) << bit)
 }
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % bound
-    }
-}
-
 /// One thing that happens to both.
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -313,33 +303,34 @@ enum Step {
 }
 
 /// Steps that reach the depth: FIFOs fill, divisors stay small, DLAB is mostly off.
-fn step(random: &mut Random) -> Step {
-    let byte = random.below(256) as u8;
-    match random.below(32) {
-        0..=9 => Step::Read(random.below(8) as u8),
+fn step(random: &mut Rand64) -> Step {
+    let byte = random.rand_range(0..256) as u8;
+    match random.rand_range(0..32) {
+        0..=9 => Step::Read(random.rand_range(0..8) as u8),
         10 | 11 => Step::Read(0),
         12..=14 => Step::Write(0, byte),
         15 => Step::Write(1, byte & 0x0f),
-        16 => Step::Write(2, if random.below(3) > 0 { byte & 0xc0 | 1 } else { byte }),
-        17 => Step::Write(3, if random.below(4) > 0 { byte & 0x7f } else { byte }),
+        16 => Step::Write(2, if random.rand_range(0..3) > 0 { byte & 0xc0 | 1 } else { byte }),
+        17 => Step::Write(3, if random.rand_range(0..4) > 0 { byte & 0x7f } else { byte }),
         18 => Step::Write(4, byte),
-        19 => Step::Write(random.below(8) as u8, byte),
+        19 => Step::Write(random.rand_range(0..8) as u8, byte),
         20..=22 => Step::Transmit,
         23..=29 => Step::Receive(byte),
-        _ => Step::Wait(random.below(if byte < 8 { 40_000 } else { 400 })),
+        _ => Step::Wait(random.rand_range(0..if byte < 8 { 40_000 } else { 400 })),
     }
 }
 
 #[test]
 fn random_sequences_look_the_same_from_outside() {
-    let mut random = Random(0xdead_beef_0bad_cafe);
+    let mut random = Rand64::new(0xdead_beef_0bad_cafe);
     let mut identifications = BTreeSet::new();
     for sequence in 0..3_000 {
         let (mut uart, mut reference) = (Uart::default(), Reference::new());
         let mut now = 0;
         let mut history = Vec::new();
         // Small divisors, so that timeouts come within the waits.
-        for (register, value) in [(3, 0x80), (0, 1 + random.below(3) as u8), (3, 3), (2, 1)] {
+        for (register, value) in [(3, 0x80), (0, 1 + random.rand_range(0..3) as u8), (3, 3), (2, 1)]
+        {
             uart.write(register, value, Now::new(now, HERTZ));
             reference.write(register, value, now);
         }
@@ -403,7 +394,7 @@ fn apply(
 
 #[test]
 fn the_deadline_is_the_tick_at_which_the_interrupt_rises() {
-    let mut random = Random(0x0dd_ba11_5eed);
+    let mut random = Rand64::new(0x0dd_ba11_5eed);
     let mut reached = 0;
     for _ in 0..2_000 {
         let (mut uart, mut reference, mut now) = (Uart::default(), Reference::new(), 0);

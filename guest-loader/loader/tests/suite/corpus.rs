@@ -3,6 +3,7 @@
 use crate::files;
 use crate::ram::{FakeRam, bare, load_checked};
 use anchorite_loader::{Format, Kind};
+use oorandom::Rand64;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -50,7 +51,7 @@ fn the_corpus_of_every_target_loads_at_least_once_and_never_panics() {
 
 #[test]
 fn mutations_of_the_corpus_never_panic() {
-    let mut random = Random(0x5eed_0001);
+    let mut random = Rand64::new(0x5eed_0001);
     for (target, kind) in TARGETS {
         for (_, file) in corpus(target) {
             for _ in 0..MUTATIONS {
@@ -62,16 +63,19 @@ fn mutations_of_the_corpus_never_panic() {
 }
 
 /// Up to eight changes: a bit, a byte, an extreme word, a cut, a doubled stretch.
-fn mutate(file: &[u8], random: &mut Random) -> Vec<u8> {
+fn mutate(file: &[u8], random: &mut Rand64) -> Vec<u8> {
     let mut mutant = file.to_vec();
-    for _ in 0..=random.below(7) {
-        let at = random.below(mutant.len() as u64) as usize;
-        let Some(byte) = mutant.get_mut(at) else { break };
-        match random.below(6) {
-            0 | 1 => *byte ^= 1 << random.below(8),
-            2 => *byte = random.below(256) as u8,
+    for _ in 0..=random.rand_range(0..7) {
+        if mutant.is_empty() {
+            break;
+        }
+        let at = random.rand_range(0..mutant.len() as u64) as usize;
+        match random.rand_range(0..6) {
+            0 | 1 => mutant[at] ^= 1 << random.rand_range(0..8),
+            2 => mutant[at] = random.rand_range(0..256) as u8,
             3 => {
-                let word = [0, 1, 0x7fff_ffff, 0x8000_0000, u32::MAX][random.below(5) as usize];
+                let word =
+                    [0, 1, 0x7fff_ffff, 0x8000_0000, u32::MAX][random.rand_range(0..5) as usize];
                 mutant
                     .iter_mut()
                     .skip(at)
@@ -83,18 +87,6 @@ fn mutate(file: &[u8], random: &mut Random) -> Vec<u8> {
         }
     }
     mutant
-}
-
-/// xorshift64: the same mutants in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit.max(1)
-    }
 }
 
 #[test]

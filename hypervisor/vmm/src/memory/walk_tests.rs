@@ -7,6 +7,7 @@ use crate::fake::{FakeMemory, HOST_BASE};
 use crate::memory::{Memslot, SlotId};
 use anchorite_addr::Gfn;
 use anchorite_shadow::AccessKind;
+use oorandom::Rand64;
 use proptest::prelude::*;
 
 #[path = "../../../shadow/tests/support/reference.rs"]
@@ -33,23 +34,20 @@ fn memory() -> GuestMemory<FakeMemory> {
 }
 
 /// Fills the tables with entries that mostly lead to each other, and mostly permit.
-fn fill(memory: &mut GuestMemory<FakeMemory>, mode: PagingMode, mut seed: u64) {
-    let mut random = move || {
-        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        seed >> 33
-    };
+fn fill(memory: &mut GuestMemory<FakeMemory>, mode: PagingMode, seed: u64) {
+    let mut random = Rand64::new(seed.into());
     let wide = mode != PagingMode::TwoLevel;
     for index in 0..TABLES * 512 {
-        let often = |random: u64| random % 16 != 0;
-        let mut entry = (random() % TABLES) << 12 | random() & (LARGE | ACCESSED | DIRTY | 0xf18);
+        let mut entry = random.rand_range(0..TABLES) << 12
+            | random.rand_u64() & (LARGE | ACCESSED | DIRTY | 0xf18);
         for bit in [PRESENT, WRITABLE, USER] {
-            entry |= if often(random()) { bit } else { 0 };
+            entry |= if random.rand_range(0..16) != 0 { bit } else { 0 };
         }
-        if wide && random() % 16 == 0 {
-            entry |= 1 << (random() % 12 + 52);
+        if wide && random.rand_range(0..16) == 0 {
+            entry |= 1 << random.rand_range(52..64);
         }
-        if random() % 16 == 0 {
-            entry |= 1 << (random() % 40 + 12);
+        if random.rand_range(0..16) == 0 {
+            entry |= 1 << random.rand_range(12..52);
         }
         if wide {
             memory.place(Gpa::new(index * 8), &entry.to_le_bytes()).unwrap();

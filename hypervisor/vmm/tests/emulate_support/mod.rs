@@ -3,25 +3,11 @@
 use anchorite_addr::Gva;
 use anchorite_vcpu::{Segment, SegmentRegister};
 use anchorite_vmm::emulate::{Access, Environment, Exception, Fault};
+use oorandom::Rand64;
 
-/// A small generator, so that a failure can be repeated.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        (self.next() >> 11) % bound
-    }
-
-    pub(crate) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len() as u64) as usize]
-    }
+/// One of `choices`.
+pub(crate) fn pick<T: Copy>(random: &mut Rand64, choices: &[T]) -> T {
+    choices[random.rand_range(0..choices.len() as u64) as usize]
 }
 
 /// Memory at one place, faults around it; flat segments.
@@ -96,7 +82,7 @@ impl Environment for Flat {
 }
 
 /// Random bytes behind an opcode that the emulator knows.
-pub(crate) fn candidate(random: &mut Random) -> [u8; 15] {
+pub(crate) fn candidate(random: &mut Rand64) -> [u8; 15] {
     const ONE: &[u8] = &[
         0x00, 0x01, 0x02, 0x03, 0x08, 0x09, 0x0a, 0x0b, 0x10, 0x11, 0x12, 0x13, 0x18, 0x19, 0x1a,
         0x1b, 0x20, 0x21, 0x22, 0x23, 0x28, 0x29, 0x2a, 0x2b, 0x30, 0x31, 0x32, 0x33, 0x38, 0x39,
@@ -114,23 +100,23 @@ pub(crate) fn candidate(random: &mut Random) -> [u8; 15] {
     const LEGACY: &[u8] = &[0x66, 0x66, 0x66, 0x67, 0xf0, 0xf2, 0xf3, 0xf3, 0x2e, 0x36];
 
     let mut bytes = [0; 15];
-    bytes.fill_with(|| random.next() as u8);
+    bytes.fill_with(|| random.rand_u64() as u8);
     let mut opcode = Vec::new();
-    for _ in 0..random.below(3) {
-        opcode.push(random.pick(LEGACY));
+    for _ in 0..random.rand_range(0..3) {
+        opcode.push(pick(random, LEGACY));
     }
-    if random.below(2) == 0 {
-        opcode.push(0x40 | random.below(16) as u8);
+    if random.rand_range(0..2) == 0 {
+        opcode.push(0x40 | random.rand_range(0..16) as u8);
     }
-    if random.below(5) < 3 {
-        opcode.push(random.pick(ONE));
+    if random.rand_range(0..5) < 3 {
+        opcode.push(pick(random, ONE));
     } else {
-        opcode.extend([0x0f, random.pick(TWO)]);
+        opcode.extend([0x0f, pick(random, TWO)]);
         if opcode.last() == Some(&0x38) {
-            opcode.push(random.pick(&[0xf0, 0xf1]));
+            opcode.push(pick(random, &[0xf0, 0xf1]));
         }
-        if opcode.last() == Some(&0xc7) && random.below(2) == 0 {
-            opcode.push(0x08 | random.below(8) as u8);
+        if opcode.last() == Some(&0xc7) && random.rand_range(0..2) == 0 {
+            opcode.push(0x08 | random.rand_range(0..8) as u8);
         }
     }
     bytes[..opcode.len()].copy_from_slice(&opcode);
@@ -138,10 +124,10 @@ pub(crate) fn candidate(random: &mut Random) -> [u8; 15] {
 }
 
 /// Values at which carries and overflows happen, and any others.
-pub(crate) fn interesting(random: &mut Random) -> u64 {
-    match random.below(4) {
-        0 => random.pick(&[0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fff_ffff]),
-        1 => random.pick(&[0x8000_0000, 0xffff_ffff, i64::MAX as u64, 1 << 63, u64::MAX]),
-        _ => random.next(),
+pub(crate) fn interesting(random: &mut Rand64) -> u64 {
+    match random.rand_range(0..4) {
+        0 => pick(random, &[0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fff_ffff]),
+        1 => pick(random, &[0x8000_0000, 0xffff_ffff, i64::MAX as u64, 1 << 63, u64::MAX]),
+        _ => random.rand_u64(),
     }
 }
