@@ -39,7 +39,7 @@ pub struct RealMode {
 pub struct ProtectedMode {
     /// EIP, a physical address.
     pub eip: u32,
-    /// EAX: 0x2BADB002 for multiboot, else 0.
+    /// EAX: 0x2BADB002 for multiboot, 0x36D76289 for multiboot 2, else 0.
     pub eax: u32,
     /// EBX: the information block of multiboot, PVH and plain ELF, else 0.
     pub ebx: u32,
@@ -52,6 +52,14 @@ pub struct ProtectedMode {
     /// The GDT that holds these selectors. Only the Linux boot protocol promises one;
     /// elsewhere GDTR has base 0, limit 0 and the guest must load its own.
     pub gdt: Option<DescriptorTable>,
+}
+
+impl ProtectedMode {
+    /// How multiboot, PVH and plain ELF kernels start: with the address of their information
+    /// block in EBX.
+    pub(crate) const fn with_info(eip: u32, eax: u32, ebx: u32) -> Self {
+        Self { eip, eax, ebx, esi: 0, code_selector: 0x08, data_selector: 0x10, gdt: None }
+    }
 }
 
 /// 64-bit mode: CR0 = PG | PE, CR4 = PAE, EFER = LME | LMA; segments as in 32-bit

@@ -7,7 +7,7 @@ use anchorite_addr::{Gpa, PAGE_BYTES};
 
 use crate::bytes::Builder;
 use crate::elf::{Class, Elf};
-use crate::entry::{DescriptorTable, Entry, LongMode};
+use crate::entry::{DescriptorTable, Entry, LongMode, ProtectedMode};
 use crate::place::{Placer, Room};
 use crate::ram::GuestRam;
 use crate::{Guest, Problem, pvh};
@@ -33,7 +33,7 @@ pub(crate) fn load(guest: &Guest, place: &mut Placer<impl GuestRam>) -> Result<E
     elf.place(place)?;
     let info = pvh::place_start_info(guest, place)?;
     match elf.class {
-        Class::Bits32 => Ok(Entry::Protected(pvh::protected(entry as u32, info))),
+        Class::Bits32 => Ok(Entry::Protected(ProtectedMode::with_info(entry as u32, 0, info))),
         Class::Bits64 => long_mode(entry, info, place),
     }
 }

@@ -22,20 +22,7 @@ pub(crate) fn load(guest: &Guest, place: &mut Placer<impl GuestRam>) -> Result<E
     let eip = elf.pvh_entry()?.ok_or(Problem::NoMark { mark })?;
     elf.place(place)?;
     let info = place_start_info(guest, place)?;
-    Ok(Entry::Protected(protected(eip, info)))
-}
-
-/// 32-bit mode at `eip` with the start-info block in EBX.
-pub(crate) fn protected(eip: u32, info: u32) -> ProtectedMode {
-    ProtectedMode {
-        eip,
-        eax: 0,
-        ebx: info,
-        esi: 0,
-        code_selector: 0x08,
-        data_selector: 0x10,
-        gdt: None,
-    }
+    Ok(Entry::Protected(ProtectedMode::with_info(eip, 0, info)))
 }
 
 /// Places modules, command line, memory map and the block that names them; gives the

@@ -39,15 +39,7 @@ pub(crate) fn load(
         None => place_by_elf(guest.bytes, place)?,
     };
     let ebx = info::place(guest, place)?;
-    Ok(Entry::Protected(ProtectedMode {
-        eip,
-        eax: BOOT_MAGIC,
-        ebx,
-        esi: 0,
-        code_selector: 0x08,
-        data_selector: 0x10,
-        gdt: None,
-    }))
+    Ok(Entry::Protected(ProtectedMode::with_info(eip, BOOT_MAGIC, ebx)))
 }
 
 /// The a.out kludge: the header's address fields describe one contiguous image.

@@ -33,20 +33,12 @@ pub(crate) fn load(
     if header.wants_framebuffer {
         notes.push(Note::VideoModeIgnored);
     }
-    let entry = match &header.addresses {
+    let eip = match &header.addresses {
         Some(addresses) => place_image(guest.bytes, addresses, place)?,
         None => place_elf(guest.bytes, header.entry, place)?,
     };
     let ebx = info::place(guest, place)?;
-    Ok(Entry::Protected(ProtectedMode {
-        eip: entry,
-        eax: BOOT_MAGIC,
-        ebx,
-        esi: 0,
-        code_selector: 0x08,
-        data_selector: 0x10,
-        gdt: None,
-    }))
+    Ok(Entry::Protected(ProtectedMode::with_info(eip, BOOT_MAGIC, ebx)))
 }
 
 /// The entry address tag stands above the ELF header's field.
