@@ -1,5 +1,5 @@
 #!/bin/sh
-# Lints, then all tests: on the host, then every guest of ci/matrix.toml in the emulators. Without
+# Lints, then the tests: on the host, then the runs of ci/matrix.toml that are not slow. Without
 # arguments also the fuzz targets for a few seconds each, and the quick experiment, for what it
 # checks and not for its verdict.
 set -eu
