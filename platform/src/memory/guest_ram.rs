@@ -3,19 +3,17 @@
 #![expect(unsafe_code, reason = "accesses memory that the guest changes at any time")]
 
 use super::direct_map;
+use super::words::Words;
 use anchorite_addr::Hpa;
 use anchorite_vmm::memory::{HostMemory, OutsideHostMemory};
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// The widest access that is checked as one.
-const WORD_BYTES: u64 = 8;
-
 /// One physical range, of which the hypervisor keeps no reference: all accesses
 /// are checked against it and made through raw pointers.
 #[derive(Clone, Debug)]
 pub struct GuestRam {
-    range: Range<u64>,
+    words: Words,
     /// Of these the last bytes are the remap window's.
     window_bytes: u64,
 }
@@ -29,24 +27,22 @@ impl GuestRam {
     /// asks again.
     pub(super) const fn new(range: Range<u64>, window_bytes: u64) -> Self {
         assert!(range.end <= super::DIRECT_MAP_BYTES, "guest RAM beyond the direct map");
-        assert!(range.start <= range.end, "guest RAM ends before it starts");
-        assert!((range.start | range.end) % WORD_BYTES == 0, "guest RAM is not words");
-        Self { range, window_bytes }
+        Self { words: Words::new(range), window_bytes }
     }
 
     /// The first byte.
     pub const fn start(&self) -> Hpa {
-        Hpa::new(self.range.start)
+        Hpa::new(self.words.start())
     }
 
     /// Bytes of RAM.
     pub const fn bytes(&self) -> u64 {
-        self.range.end - self.range.start - self.window_bytes
+        self.words.bytes() - self.window_bytes
     }
 
     /// Where the remap window's memory begins.
     pub const fn window(&self) -> Hpa {
-        Hpa::new(self.range.end - self.window_bytes)
+        Hpa::new(self.words.start() + self.bytes())
     }
 
     /// Where `bytes` bytes at `at` are mapped, aligned to `alignment`.
@@ -59,17 +55,14 @@ impl GuestRam {
         }
     }
 
-    /// Where the aligned word `T` at `at` is mapped, one of at most [`WORD_BYTES`]. The range
-    /// begins and ends with a word, so one whose first byte is in it is in it.
+    /// Where the unit `T` of `BYTES` bytes at `at` is mapped, aligned to its size.
     #[inline]
-    fn word_at<T>(&self, at: Hpa) -> Result<*mut T, OutsideHostMemory> {
-        let bytes = size_of::<T>() as u64;
-        const { assert!(size_of::<T>().is_power_of_two() && size_of::<T>() as u64 <= WORD_BYTES) };
-        let offset = at.as_u64().wrapping_sub(self.range.start);
-        if offset < self.range.end - self.range.start && offset % bytes == 0 {
+    fn unit_at<T, const BYTES: u64>(&self, at: Hpa) -> Result<*mut T, OutsideHostMemory> {
+        const { assert!(size_of::<T>() as u64 == BYTES) };
+        if self.words.contain_unit::<BYTES>(at.as_u64()) {
             Ok(direct_map::address(at.as_u64()).cast())
         } else {
-            Err(OutsideHostMemory { at, bytes })
+            Err(OutsideHostMemory { at, bytes: BYTES })
         }
     }
 }
@@ -115,9 +108,7 @@ impl HostMemory for GuestRam {
 
     #[inline]
     fn contains(&self, first: Hpa, bytes: u64) -> bool {
-        let (offset, size) =
-            (first.as_u64().wrapping_sub(self.range.start), self.range.end - self.range.start);
-        offset <= size && bytes <= size - offset
+        self.words.contain(first.as_u64(), bytes)
     }
 
     fn read(&self, at: Hpa, into: &mut [u8]) -> Result<(), OutsideHostMemory> {
@@ -143,20 +134,20 @@ impl HostMemory for GuestRam {
 
     #[inline]
     fn load_u32(&self, at: Hpa) -> Result<u32, OutsideHostMemory> {
-        let pointer = self.word_at::<u32>(at)?;
+        let pointer = self.unit_at::<u32, 4>(at)?;
         // SAFETY: in bounds and aligned; atomic, since the guest may write it.
         Ok(unsafe { AtomicU32::from_ptr(pointer) }.load(Ordering::Relaxed))
     }
 
     #[inline]
     fn load_u64(&self, at: Hpa) -> Result<u64, OutsideHostMemory> {
-        let pointer = self.word_at::<u64>(at)?;
+        let pointer = self.unit_at::<u64, 8>(at)?;
         // SAFETY: in bounds and aligned; atomic, since the guest may write it.
         Ok(unsafe { AtomicU64::from_ptr(pointer) }.load(Ordering::Relaxed))
     }
 
     fn word(&self, at: Hpa) -> Result<GuestWord, OutsideHostMemory> {
-        Ok(GuestWord(self.word_at::<AtomicU64>(at)?))
+        Ok(GuestWord(self.unit_at::<AtomicU64, 8>(at)?))
     }
 
     #[inline]
@@ -168,7 +159,7 @@ impl HostMemory for GuestRam {
 
     #[inline]
     fn compare_exchange_u32(&self, at: Hpa, old: u32, new: u32) -> Result<bool, OutsideHostMemory> {
-        let pointer = self.word_at::<u32>(at)?;
+        let pointer = self.unit_at::<u32, 4>(at)?;
         // SAFETY: in bounds and aligned; atomic, since the guest may write it.
         let word = unsafe { AtomicU32::from_ptr(pointer) };
         Ok(word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok())
@@ -176,7 +167,7 @@ impl HostMemory for GuestRam {
 
     #[inline]
     fn compare_exchange_u64(&self, at: Hpa, old: u64, new: u64) -> Result<bool, OutsideHostMemory> {
-        let pointer = self.word_at::<u64>(at)?;
+        let pointer = self.unit_at::<u64, 8>(at)?;
         // SAFETY: in bounds and aligned; atomic, since the guest may write it.
         let word = unsafe { AtomicU64::from_ptr(pointer) };
         Ok(word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok())

@@ -11,6 +11,8 @@ mod modules;
 #[cfg(target_os = "none")]
 mod shadow;
 mod split;
+#[cfg(any(test, target_os = "none"))]
+mod words;
 
 #[cfg(target_os = "none")]
 pub use frames::Frames;
