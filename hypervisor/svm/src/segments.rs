@@ -10,6 +10,8 @@ const LOW: u32 = 0xff;
 /// The bits AVL, L, D, G: 12–15 in the contract, 8–11 in the VMCB.
 const HIGH: u32 = 0xf000;
 const HIGH_SHIFT: u32 = 4;
+/// The bit L in the VMCB.
+pub(crate) const LONG: u16 = 1 << 9;
 /// The present bit in both layouts.
 const PRESENT: u16 = 1 << 7;
 

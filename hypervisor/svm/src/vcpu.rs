@@ -185,7 +185,11 @@ impl SvmVcpu {
     fn enter(&mut self) -> bool {
         cpu::clgi();
         let switched = self.passive.claim();
-        if (switched | !self.attention.get().is_empty()) && !self.prepare(switched) {
+        let due = self.attention.get();
+        if due == Attention::FLUSH && !switched {
+            self.attention.set(Attention::empty());
+            self.tag_translations();
+        } else if (switched | !due.is_empty()) && !self.prepare(switched) {
             cpu::stgi();
             return false;
         }

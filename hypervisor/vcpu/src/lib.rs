@@ -85,6 +85,16 @@ pub trait Vcpu {
 
     /// A segment register with its hidden part.
     fn segment(&self, register: SegmentRegister) -> Segment;
+    /// Whether the guest runs 64-bit code: EFER.LMA and CS.L are set. A backend that knows
+    /// without the rest of both answers more quickly.
+    ///
+    /// Source: SDM vol. 3, 2.2 "Modes of Operation"; APM vol. 2, 14.5 "Enabling and Activating
+    /// Long Mode".
+    fn runs_64_bit_code(&self) -> bool {
+        let efer = Efer::from_bits_retain(self.control(ControlRegister::Efer));
+        let code = self.segment(SegmentRegister::Cs).attributes;
+        efer.contains(Efer::LMA) && code.contains(SegmentAttributes::LONG)
+    }
     /// Sets a segment register with its hidden part.
     fn set_segment(&mut self, register: SegmentRegister, segment: Segment);
 

@@ -115,8 +115,15 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "as for `recall`")]
     pub(crate) fn known(&self) -> Option<&Intercepted> {
+        Some(self.known_in_code()?.0)
+    }
+
+    /// The same, with the size of its code.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as for `recall`")]
+    pub(crate) fn known_in_code(&self) -> Option<(&Intercepted, CodeSize)> {
         let (linear, code) = self.linear_rip();
-        self.recall::<WORDS>(linear, code)?.decoded.as_ref()
+        Some((self.recall::<WORDS>(linear, code)?.decoded.as_ref()?, code))
     }
 
     #[cold]

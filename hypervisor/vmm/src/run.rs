@@ -13,10 +13,7 @@ use crate::machine::Machine;
 use crate::translation::{OutOfTables, Translation};
 use alloc::format;
 use anchorite_abi::Verdict;
-use anchorite_vcpu::{
-    ControlRegister, Efer, Event, EventKind, Rflags, SegmentAttributes, SegmentRegister, Vcpu,
-    Vector, VmExit,
-};
+use anchorite_vcpu::{Event, EventKind, Rflags, Vcpu, Vector, VmExit};
 use core::convert::Infallible;
 
 /// DR6.BS: the #DB is due to a single step.
@@ -252,7 +249,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
 
     #[cold]
     fn wrap(&mut self) {
-        if !self.in_64_bit_mode() {
+        if !self.vcpu.runs_64_bit_code() {
             self.vcpu.regs_mut().rip &= 0xffff_ffff;
         }
     }
@@ -348,13 +345,6 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// Whether RFLAGS.IF is set.
     pub(crate) fn interrupts_enabled(&self) -> bool {
         self.vcpu.regs().rflags & Rflags::IF.bits() != 0
-    }
-
-    /// Whether the guest executes 64-bit code.
-    pub(crate) fn in_64_bit_mode(&self) -> bool {
-        let efer = Efer::from_bits_retain(self.vcpu.control(ControlRegister::Efer));
-        let cs = self.vcpu.segment(SegmentRegister::Cs);
-        efer.contains(Efer::LMA) && cs.attributes.contains(SegmentAttributes::LONG)
     }
 
     #[cold]

@@ -84,6 +84,13 @@ impl Vcpu for SvmVcpu {
         self.read_segment(register)
     }
 
+    /// As the processor sees it: under a shadow root, too, it is in the guest's mode.
+    #[inline]
+    fn runs_64_bit_code(&self) -> bool {
+        get!(self.vmcb, save.efer) & Efer::LMA.bits() != 0
+            && get!(self.vmcb, save.cs.attributes) & segments::LONG != 0
+    }
+
     fn set_segment(&mut self, register: SegmentRegister, segment: Segment) {
         self.write_segment(register, segment);
     }
@@ -238,7 +245,7 @@ impl Vcpu for SvmVcpu {
 
     #[inline]
     fn interrupted_event(&self) -> Option<Event> {
-        self.interrupted()
+        if self.was_undisturbed() { None } else { self.interrupted() }
     }
 
     fn request_interrupt_window(&mut self, wanted: bool) {
@@ -256,6 +263,7 @@ impl Vcpu for SvmVcpu {
     }
 
     /// Another root than the one loaded implies a flush.
+    #[inline]
     fn set_root(&mut self, root: Root) {
         self.load_root(root);
     }

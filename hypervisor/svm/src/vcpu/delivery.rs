@@ -169,6 +169,13 @@ impl SvmVcpu {
         open
     }
 
+    /// Whether the last exit came in the middle of no event's delivery, as most do.
+    #[inline]
+    pub(super) fn was_undisturbed(&self) -> bool {
+        get!(self.vmcb, control.exit_int_info) & event::VALID == 0
+            && self.virtual_use == VirtualUse::Idle
+    }
+
     /// The event whose delivery the last exit interrupted.
     ///
     /// A virtual interrupt that the guest has not taken counts as one: it stays pending

@@ -16,16 +16,24 @@ impl SvmVcpu {
     ///
     /// Translations are tagged by ASID, not by root, so another root means that the
     /// old one's translations must go.
+    #[inline]
     pub(super) fn load_root(&mut self, root: Root) {
+        match (self.root, root) {
+            (Some(Root::Shadow { cr3: old, format }), Root::Shadow { cr3, format: new })
+                if format == new =>
+            {
+                if old != cr3 {
+                    self.switch_shadow(root, cr3);
+                }
+            }
+            _ => self.load_another(root),
+        }
+    }
+
+    #[cold]
+    fn load_another(&mut self, root: Root) {
         if self.root == Some(root) {
             return;
-        }
-        if let (Some(Root::Shadow { format, .. }), Root::Shadow { cr3, format: new }) =
-            (self.root, root)
-        {
-            if format == new {
-                return self.switch_shadow(root, cr3);
-            }
         }
         let (view, cr3) = (self.control_view(), self.guest_cr3());
         let before = self.root.replace(root);
@@ -47,6 +55,7 @@ impl SvmVcpu {
     }
 
     /// Another shadow root of the format in force: the guest switched address spaces.
+    #[inline]
     fn switch_shadow(&mut self, root: Root, cr3: Hpa) {
         self.root = Some(root);
         self.flush = true;

@@ -1,8 +1,6 @@
 //! The mode that a guest's code runs in, as far as decoding and addressing care.
 
-use anchorite_vcpu::{
-    ControlRegister, Cr0, Cr4, Efer, Rflags, SegmentAttributes, SegmentRegister, Vcpu,
-};
+use anchorite_vcpu::{ControlRegister, Cr0, Cr4, Rflags, SegmentAttributes, SegmentRegister, Vcpu};
 
 /// The default operand and address size of a code segment, in bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,11 +17,10 @@ impl CodeSize {
     /// The size of the code that a vCPU runs.
     #[inline]
     pub fn of(vcpu: &impl Vcpu) -> Self {
-        let long = vcpu.control(ControlRegister::Efer) & Efer::LMA.bits() != 0;
-        let code = vcpu.segment(SegmentRegister::Cs).attributes;
-        if long && code.contains(SegmentAttributes::LONG) {
+        if vcpu.runs_64_bit_code() {
             return Self::Bits64;
         }
+        let code = vcpu.segment(SegmentRegister::Cs).attributes;
         let cr0 = Cr0::from_bits_retain(vcpu.control(ControlRegister::Cr0));
         let virtual_8086 = vcpu.regs().rflags & Rflags::VM.bits() != 0;
         if cr0.contains(Cr0::PE) && !virtual_8086 && code.contains(SegmentAttributes::DEFAULT_32) {

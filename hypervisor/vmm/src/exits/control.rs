@@ -353,7 +353,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// 64-bit mode.
     fn operand(&self, register: Gpr) -> u64 {
         let value = self.vcpu.regs()[register];
-        if value >> 32 == 0 || self.in_64_bit_mode() { value } else { value & 0xffff_ffff }
+        if value >> 32 == 0 || self.vcpu.runs_64_bit_code() { value } else { value & 0xffff_ffff }
     }
 
     /// PKRU, which is looked at where the guest can have protection keys only.

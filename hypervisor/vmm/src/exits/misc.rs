@@ -23,16 +23,16 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             self.translation.invalidate(gva);
             return ExitAction::SkipInstruction(length);
         }
-        let (operation, length) = match self.known() {
-            Some(known) => (known.operation, known.length),
-            None => match self.decoded() {
-                Ok(instruction) => (instruction.operation, instruction.length),
+        let (operation, length, code) = match self.known_in_code() {
+            Some((known, code)) => (known.operation, known.length, code),
+            None => match self.decode_anew() {
+                Ok(anew) => (anew.operation, anew.length, CodeSize::of(&self.vcpu)),
                 Err(action) => return action,
             },
         };
         let gva = match (gva, operation) {
             (Some(gva), _) => gva,
-            (None, Operation::Invlpg(operand)) => self.invlpg_address(&operand),
+            (None, Operation::Invlpg(operand)) => self.invlpg_address(&operand, code),
             _ => return ExitAction::Stop(Stop::Emulation { what: "no INVLPG", gpa: None }),
         };
         self.translation.invalidate(gva);
@@ -68,7 +68,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     fn invpcid_kind(&self, kind: u64, [context, address]: [u64; 2]) -> Option<Invpcid> {
         let tagged = self.vcpu.control(ControlRegister::Cr4) & Cr4::PCIDE.bits() != 0;
         let pcid = u16::try_from(context).ok().filter(|pcid| *pcid < 1 << 12)?;
-        let kind = if self.in_64_bit_mode() { kind } else { kind & 0xffff_ffff };
+        let kind = if self.vcpu.runs_64_bit_code() { kind } else { kind & 0xffff_ffff };
         match kind {
             0 | 1 if pcid != 0 && !tagged => None,
             0 if !Mode::of(&self.vcpu).is_canonical(address) => None,
@@ -124,8 +124,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     }
 
     #[inline]
-    fn invlpg_address(&self, operand: &MemoryOperand) -> Gva {
-        let (_, code) = self.linear_rip();
+    fn invlpg_address(&self, operand: &MemoryOperand, code: CodeSize) -> Gva {
         let flat = code == CodeSize::Bits64 && !operand.has_long_base();
         let base = if flat { 0 } else { self.vcpu.segment(operand.segment).base };
         operand.linear(self.vcpu.regs(), base, code)
