@@ -59,7 +59,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
                 return shortage.into();
             }
         }
-        if let Err(shortage) = self.reserve(id) {
+        if let Err(shortage) = self.reserve() {
             return shortage.into();
         }
         if self.mmio_cached {
@@ -114,6 +114,8 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
                 }
                 FaultOutcome::Guest(fault)
             }
+            // As the next arm, but the most frequent needs no copy of the others' parts.
+            Some(FaultOutcome::Fixed) => FaultOutcome::Fixed,
             Some(outcome) => outcome,
             None => {
                 let outcome = self.fault_at_length::<F>(id, page, gva, access);

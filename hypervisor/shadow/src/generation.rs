@@ -91,11 +91,8 @@ impl Generation {
         self.now = self.now.wrapping_add(1);
         self.retag(mask);
         let zap = (self.now, epoch);
-        if self.oldest.is_none() {
-            self.oldest = Some(zap);
-        } else {
-            self.newest = Some(zap);
-        }
+        let place = if self.oldest.is_none() { &mut self.oldest } else { &mut self.newest };
+        *place = Some(zap);
     }
 
     /// Pages of generations below the result may be reused; asks `acknowledged` about

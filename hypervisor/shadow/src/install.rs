@@ -3,7 +3,6 @@
 use anchorite_addr::Gva;
 
 use crate::directory::Found;
-use crate::flush::VcpuId;
 use crate::memory::Machine;
 use crate::mmu::Mmu;
 use crate::page::{Meta, Node, PageNo, State, line_of};
@@ -34,36 +33,46 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
 
     /// Fills the reserve: the worst case of a fault, before it begins (H6).
     #[inline]
-    pub(crate) fn reserve(&mut self, vcpu: VcpuId) -> Result<(), Shortage> {
+    pub(crate) fn reserve(&mut self) -> Result<(), Shortage> {
         while !self.pool.is_reserved() {
-            let page = self.supply(vcpu)?;
+            let page = self.supply()?;
             self.pool.keep_ready(page);
         }
         Ok(())
     }
 
     /// A clean frame, on no list.
-    fn supply(&mut self, vcpu: VcpuId) -> Result<PageNo, Shortage> {
+    #[inline]
+    fn supply(&mut self) -> Result<PageNo, Shortage> {
         let found = match self.policy.kind().supply() {
             Supply::StaleFirst => self.recycle().or_else(|| self.fresh()),
             Supply::FreeFirst => self.fresh().or_else(|| self.recycle()),
         };
         match found {
             Some(page) => Ok(page),
-            None => self.evict(vcpu),
+            None => self.evict(),
         }
     }
 
     /// A free frame within the quota.
+    #[inline(never)]
     fn fresh(&mut self) -> Option<PageNo> {
-        let clock = &self.clock;
-        self.pool.drain_limbo(|epoch| clock.acknowledged(epoch));
+        if self.pool.limbo > 0 {
+            self.drain_limbo();
+        }
         if self.pool.free as usize == self.pool.reserved().len()
             && self.pool.in_use() < self.pool.quota
         {
             self.pool.grow(&mut self.machine);
         }
         self.pool.take_free(&mut self.machine)
+    }
+
+    /// Frees the pages that waited for a flush which has come to pass.
+    #[inline(never)]
+    pub(crate) fn drain_limbo(&mut self) {
+        let clock = &self.clock;
+        self.pool.drain_limbo(|epoch| clock.acknowledged(epoch));
     }
 
     /// The oldest stale page, if no vCPU can still use it (I9). Under the default policy
@@ -100,23 +109,24 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// get a second chance, a bounded number of times. Where a lowered quota found only stale
     /// pages that it had to leave, and they are in service again, it goes on down to the quota.
     #[cold]
-    fn evict(&mut self, vcpu: VcpuId) -> Result<PageNo, Shortage> {
+    fn evict(&mut self) -> Result<PageNo, Shortage> {
         if let Some(epoch) = self.waiting_epoch() {
             return Err(Shortage::Wait(epoch));
         }
         loop {
             let victim = self.victim().ok_or(Shortage::OutOfMemory)?;
-            self.zap_page(victim);
+            let epoch = self.withdraw(victim, &mut Lap::start(&self.machine));
+            self.stats.mmu_shadow_zapped += 1;
             self.stats.mmu_evicted += 1;
-            if let Some(page) = self.fresh() {
-                return Ok(page);
-            }
-            if !self.is_alone(vcpu) {
-                return Err(Shortage::Wait(self.pool.meta(victim).epoch));
+            if !self.clock.acknowledged(epoch) {
+                self.pool.retire(victim, epoch);
+                return self.fresh().ok_or(Shortage::Wait(epoch));
             }
             if self.pool.in_use() < self.pool.quota {
-                return Err(Shortage::OutOfMemory);
+                // Its table is empty: it was unlinked entry by entry.
+                return Ok(victim);
             }
+            self.pool.release(victim);
         }
     }
 

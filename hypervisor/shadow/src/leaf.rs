@@ -12,11 +12,13 @@ use crate::install::leaf;
 use crate::memory::Machine;
 use crate::mmu::Mmu;
 use crate::outcome::FaultOutcome;
-use crate::page::{ENTRIES, Node, PageNo, State};
+use crate::page::{ENTRIES, LINKS, Link, Node, PageNo, State, line_of};
 use crate::paging::GuestFormat;
-use crate::paging::entry::{ACCESSED, DIRTY, FRAME, KEY, PRESENT, WRITABLE, rights};
+use crate::paging::entry::{
+    ACCESSED, DIRTY, FRAME, KEY, PRESENT, WRITABLE, both_grant, leaf_flags, rights,
+};
 use crate::policy::ZapPolicy;
-use crate::role::{Rights, Role, WRITE};
+use crate::role::{Rights, WRITE};
 use crate::walk::{absent, forbidden};
 
 /// A guest's leaf entry that permits an access.
@@ -153,58 +155,60 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         }
     }
 
+    /// All of frames in the slot found last whose heads are made. Of the page itself is told
+    /// once, at the end.
     #[inline(never)]
     fn prefetch_run<F: GuestFormat>(&mut self, node: Node, place: Hpa) {
         let most = u32::from(self.config.prefetch).min(ENTRIES - 1 - node.entry() as u32);
         let role = self.pool.meta(node.page()).role;
         let reserved = self.leaf_reserved(role);
-        let mut at = place.as_u64();
-        let mut next = node;
-        for _ in 0..most {
-            at += 1 << F::ENTRY_SHIFT;
-            next = Node(next.0 + 1);
-            let gpte = F::read(&self.machine, Hpa::new(at));
-            if !is_cachable(gpte)
-                || gpte & reserved != 0
-                || !self.prefetch_one::<F>(next, role, gpte)
-            {
-                return;
-            }
-        }
-    }
-
-    #[inline]
-    fn prefetch_one<F: GuestFormat>(&mut self, node: Node, role: Role, gpte: u64) -> bool {
-        let at = self.pool.entry(node);
-        if self.machine.read_entry(at) != 0 {
-            return false;
-        }
-        let gfn = (gpte & F::ADDRESS) >> 12;
+        let allowed = leaf_flags(role.access());
+        let key = if role.pke() { KEY } else { 0 };
         let tag = self.generation.tag();
-        let Some(slot) = self.slots.at_mut(gfn) else {
-            return false;
-        };
-        let frame = slot.host_of(gfn);
+        let Some(slot) = self.slots.last().filter(|slot| slot.died.is_none()) else { return };
         let guarded = slot.read_only || slot.log.is_some();
-        let Some((reference, heads)) = slot.frame_mut(gfn) else {
-            return false;
-        };
-        let mut granted = rights(gpte) & role.access();
-        if gpte & DIRTY == 0 || guarded || heads.count.get(tag) > 0 {
-            granted &= !WRITE;
+        let (mut last, mut at, mut place) = (node, self.pool.entry(node), place);
+        for _ in 0..most {
+            let next = Node(last.0 + 1);
+            at = at.wrapping_add(8);
+            place = place.wrapping_add(1 << F::ENTRY_SHIFT);
+            let gpte = F::read(&self.machine, place);
+            if !is_cachable(gpte) || gpte & reserved != 0 || self.machine.read_entry(at) != 0 {
+                break;
+            }
+            let gfn = (gpte & F::ADDRESS) >> 12;
+            if !slot.contains(gfn) {
+                break;
+            }
+            let frame = slot.host_of(gfn);
+            let Some((reference, heads)) = slot.made_frame_mut(gfn) else { break };
+            let read_only = guarded || gpte & DIRTY == 0 || heads.count.get(tag) > 0;
+            let flags = both_grant(gpte, if read_only { allowed & !WRITABLE } else { allowed });
+            let second = Node(heads.rmap.get(tag));
+            heads.rmap.set(tag, next.0);
+            let link = Link::first(reference, second);
+            self.machine.write_entry(at.wrapping_add(LINKS), link.pack());
+            if !second.is_none() {
+                let at = self.pool.link(second);
+                let link = Link { prev: next.0, ..Link::unpack(self.machine.read_entry(at)) };
+                self.machine.write_entry(at, link.pack());
+            }
+            let spte = frame << 12 | flags | gpte & key;
+            self.machine.write_entry(at, spte);
+            last = next;
         }
-        let key = if role.pke() { gpte & KEY } else { 0 };
-        let next = Node(heads.rmap.get(tag));
-        heads.rmap.set(tag, node.0);
-        self.put_first(node, reference, next);
-        self.machine.write_entry(at, leaf(frame, 1, granted, key));
-        self.stats.mmu_prefetched += 1;
-        true
+        self.stats.mmu_prefetched += u64::from(last.0 - node.0);
+        let meta = self.pool.meta_mut(node.page());
+        // Beginning with the line of `node`, whose entry was installed before.
+        meta.lines |= (line_of(last.entry()) << 1).wrapping_sub(line_of(node.entry()));
+        if last != node {
+            meta.writes = 0;
+        }
     }
 }
 
 /// Whether a processor may hold a translation by this guest entry already.
 #[inline]
-fn is_cachable(gpte: u64) -> bool {
+pub(crate) fn is_cachable(gpte: u64) -> bool {
     gpte & (PRESENT | ACCESSED) == PRESENT | ACCESSED
 }

@@ -194,13 +194,12 @@ impl Pool {
         if first == List::Active.sentinel() {
             return;
         }
-        let stale = List::Stale.sentinel();
-        let tail = self.meta(stale).prev;
-        self.meta_mut(tail).next = first;
-        self.meta_mut(first).prev = tail;
-        self.meta_mut(last).next = stale;
-        self.meta_mut(stale).prev = last;
         self.empty_list(List::Active);
+        let stale = List::Stale.sentinel();
+        let tail = core::mem::replace(&mut self.meta_mut(stale).prev, last);
+        self.meta_mut(last).next = stale;
+        self.meta_mut(first).prev = tail;
+        self.meta_mut(tail).next = first;
         self.stale += self.active;
         self.active = 0;
     }
@@ -321,6 +320,7 @@ impl Pool {
 
     /// Takes a slab from the source. Its frames become free; each is zeroed when it is
     /// taken, not all 64 in the fault that happens to need one.
+    #[cold]
     pub(crate) fn grow<M: FrameSource + TableMemory>(&mut self, memory: &mut M) -> bool {
         let Some(slab) = memory.take_slab() else {
             return false;

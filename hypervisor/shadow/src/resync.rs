@@ -3,6 +3,7 @@
 
 use anchorite_addr::Hpa;
 
+use crate::leaf::is_cachable;
 use crate::memory::Machine;
 use crate::mmu::Mmu;
 use crate::page::{Node, PageNo};
@@ -152,29 +153,41 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
 
     /// Brings one entry in step.
     pub(crate) fn sync_one(&mut self, node: Node) {
-        if self.spte(node) == 0 {
+        let at = self.pool.entry(node);
+        let spte = self.machine.read_entry(at);
+        if spte == 0 {
             return;
         }
         let meta = self.pool.meta(node.page());
         let role = meta.role;
-        match self.slots.host_frame(meta.gfn) {
-            None => self.drop_entry(node),
+        let is_cachable = match self.slots.host_frame(meta.gfn) {
+            None => false,
             Some(host) if role.has_four_byte_entries() => {
-                self.sync_one_of::<TwoLevel>(first_entry(role, host), node);
+                self.is_cachable_in::<TwoLevel>(first_entry(role, host), node)
             }
-            Some(host) => self.sync_one_of::<FourLevel>(first_entry(role, host), node),
+            Some(host) => self.is_cachable_in::<FourLevel>(first_entry(role, host), node),
+        };
+        if is_cachable {
+            self.compare_one(node);
+        } else {
+            // As most often: the guest's entry is gone, and nothing needs to be compared.
+            self.drop_spte(at, spte, 1);
         }
     }
 
-    /// As most often, the guest's entry is gone, and nothing needs to be compared.
     #[inline]
-    fn sync_one_of<F: GuestFormat>(&mut self, base: u64, node: Node) {
+    fn is_cachable_in<F: GuestFormat>(&self, base: u64, node: Node) -> bool {
         let place = base + ((node.entry() as u64) << F::ENTRY_SHIFT);
-        let gpte = F::read(&self.machine, Hpa::new(place));
-        if gpte & (PRESENT | ACCESSED) != PRESENT | ACCESSED {
-            self.drop_entry(node);
-        } else if let Some(source) = self.source(node.page()) {
-            self.sync_entry::<F>(&source, node);
+        is_cachable(F::read(&self.machine, Hpa::new(place)))
+    }
+
+    #[inline(never)]
+    fn compare_one(&mut self, node: Node) {
+        let Some(source) = self.source(node.page()) else { return };
+        if source.role.has_four_byte_entries() {
+            self.sync_entry::<TwoLevel>(&source, node);
+        } else {
+            self.sync_entry::<FourLevel>(&source, node);
         }
     }
 

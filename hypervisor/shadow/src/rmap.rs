@@ -82,7 +82,9 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         match gone.head() {
             Some(reference) => {
                 let tag = self.generation.tag();
-                if let Some(heads) = self.slots.head_mut(reference) {
+                if let Some(heads) = self.slots.last_head_mut(reference) {
+                    heads.rmap.set(tag, gone.next.0);
+                } else if let Some(heads) = self.slots.head_mut(reference) {
                     heads.rmap.set(tag, gone.next.0);
                 }
             }
@@ -132,7 +134,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// Empties the entry at `at` of a table at `level`, which holds `spte`, and unlinks it.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "once an entry where a table is taken apart")]
-    fn drop_spte(&mut self, at: Hpa, spte: u64, level: u8) {
+    pub(crate) fn drop_spte(&mut self, at: Hpa, spte: u64, level: u8) {
         self.machine.write_entry(at, 0);
         if spte & PRESENT == 0 {
             return;

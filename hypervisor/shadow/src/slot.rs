@@ -65,6 +65,14 @@ impl Slot {
         Some((reference, self.heads.get_mut(position)?))
     }
 
+    /// As [`Self::frame_mut`], where they were made before.
+    #[inline]
+    pub(crate) fn made_frame_mut(&mut self, gfn: u64) -> Option<(u32, &mut Heads)> {
+        let position = self.heads.of_frame((gfn - self.first_frame) as usize);
+        let reference = self.reference(position);
+        Some((reference, self.heads.get_mut(position)?))
+    }
+
     /// As [`Self::frame_mut`], of the range of size `level` around `gfn`.
     #[inline]
     pub(crate) fn range_mut(&mut self, gfn: u64, level: u8) -> Option<(u32, &mut Heads)> {

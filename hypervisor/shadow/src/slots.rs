@@ -212,6 +212,12 @@ impl Slots {
         self.by_number.get_mut(number)?.as_mut()?.head_mut(reference)
     }
 
+    /// The same where they are those of the slot found last.
+    #[inline]
+    pub(crate) fn last_head_mut(&mut self, reference: u32) -> Option<&mut Heads> {
+        self.last()?.head_mut(reference)
+    }
+
     /// The slot found last, dead or alive.
     #[inline]
     pub(crate) fn last(&mut self) -> Option<&mut Slot> {

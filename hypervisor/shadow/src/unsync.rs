@@ -17,6 +17,7 @@ use crate::mmu::Mmu;
 use crate::page::{Node, PageNo};
 use crate::paging::entry::{FRAME, LARGE, PRESENT};
 use crate::policy::ZapPolicy;
+use crate::registers::PagingMode;
 
 /// Most tables that are unsync at once.
 pub(crate) const MOST_UNSYNC: usize = 64;
@@ -107,9 +108,13 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// Brings every unsync table in step: `vcpu` flushes.
     #[inline]
     pub(crate) fn sync_all(&mut self, vcpu: VcpuId) {
-        if self.unsync.is_empty() {
-            return;
+        if !self.unsync.is_empty() {
+            self.sync_each(vcpu);
         }
+    }
+
+    #[inline(never)]
+    fn sync_each(&mut self, vcpu: VcpuId) {
         if !self.is_alone(vcpu) {
             self.sync_in_place();
             return;
@@ -203,9 +208,22 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// The entry of a level-1 table that `gva` leads to under `vcpu`'s root.
     #[inline]
     pub(crate) fn leaf_node(&self, vcpu: VcpuId, gva: Gva) -> Option<Node> {
-        let root = self.vcpu(vcpu).root_for(gva)?;
-        let mut table = self.pool.table(root);
-        for level in (2..=self.pool.meta(root).role.level()).rev() {
+        let vcpu = self.vcpu(vcpu);
+        let root = self.pool.table(vcpu.root_for(gva)?);
+        // The root's level is the mode's: with a constant bound the loop is unrolled.
+        match vcpu.control.mode {
+            PagingMode::FiveLevel => self.leaf_below::<5>(root, gva),
+            PagingMode::FourLevel => self.leaf_below::<4>(root, gva),
+            PagingMode::Pae | PagingMode::TwoLevel | PagingMode::None => {
+                self.leaf_below::<2>(root, gva)
+            }
+        }
+    }
+
+    /// The same below `table` of level `TOP`.
+    #[inline]
+    fn leaf_below<const TOP: u8>(&self, mut table: Hpa, gva: Gva) -> Option<Node> {
+        for level in (2..=TOP).rev() {
             let spte = self.machine.read_entry(table.wrapping_add(gva.table_offset(level)));
             if spte & (PRESENT | LARGE) != PRESENT {
                 return None;

@@ -5,7 +5,7 @@
 //! head that could lead to a stale page reads as empty from then on. The policies of 2013
 //! have heads without tags, and take stale pages apart entry by entry sooner or later.
 
-use crate::flush::FlushPromise;
+use crate::flush::{FlushPromise, VcpuId};
 use crate::generation::NO_GENERATION;
 use crate::memory::Machine;
 use crate::mmu::Mmu;
@@ -34,29 +34,11 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         self.stats.mmu_recycled += 1;
     }
 
-    /// Unlinks a page and frees its frame, once no vCPU in the guest can still use it. vCPUs
-    /// that have it as a root load another before they enter.
+    /// Unlinks a page and frees its frame, once no vCPU in the guest can still use it.
     fn retire_page(&mut self, page: PageNo) {
-        if self.pool.meta(page).pins > 0 {
-            self.unload_root(page);
-        }
         let stale = !self.is_current(page);
         let mut lap = Lap::start(&self.machine);
-        self.pool.unlist(page);
-        if stale {
-            self.pool.stale -= 1;
-        } else {
-            self.pool.active -= 1;
-        }
-        lap.end(&self.machine, Step::Lists);
-        self.unlink(page);
-        lap.end(&self.machine, Step::Unlinking);
-        self.directory.remove(self.pool.meta(page).gfn, page);
-        lap.end(&self.machine, Step::Directory);
-        // No lookup finds the page again (I5).
-        self.pool.meta_mut(page).generation = NO_GENERATION;
-        self.tlb_dirty = true;
-        let epoch = self.open_epoch();
+        let epoch = self.withdraw(page, &mut lap);
         if self.clock.acknowledged(epoch) {
             // Nobody is in the guest: no need to wait.
             self.pool.release(page);
@@ -67,6 +49,31 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         if stale {
             lap.add_to(&mut self.stats.recycles);
         }
+    }
+
+    /// Unlinks a page, which no lookup finds again. vCPUs that have it as a root load another
+    /// before they enter. Returns the epoch after which no vCPU can still use it.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "once a page where all are taken apart")]
+    pub(crate) fn withdraw(&mut self, page: PageNo, lap: &mut Lap) -> u64 {
+        if self.pool.meta(page).pins > 0 {
+            self.unload_root(page);
+        }
+        self.pool.unlist(page);
+        if self.is_current(page) {
+            self.pool.active -= 1;
+        } else {
+            self.pool.stale -= 1;
+        }
+        lap.end(&self.machine, Step::Lists);
+        self.unlink(page);
+        lap.end(&self.machine, Step::Unlinking);
+        self.directory.remove(self.pool.meta(page).gfn, page);
+        lap.end(&self.machine, Step::Directory);
+        // No lookup finds the page again (I5).
+        self.pool.meta_mut(page).generation = NO_GENERATION;
+        self.tlb_dirty = true;
+        self.open_epoch()
     }
 
     /// Removes every trace of `page` from rmaps, parents, children and counts.
@@ -108,6 +115,18 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             self.sweep(u32::MAX);
         }
         FlushPromise { epoch }
+    }
+
+    /// Not every vCPU has acknowledged `promise`: kicks those that have not.
+    #[cold]
+    pub(crate) fn wait_for(
+        &mut self,
+        promise: FlushPromise,
+        kick: impl FnMut(VcpuId),
+    ) -> Result<(), FlushPromise> {
+        self.stats.remote_tlb_flush += 1;
+        self.clock.lagging(promise.epoch).for_each(kick);
+        Err(promise)
     }
 
     /// Empties every head before tags come round again, once in `2^TAG_BITS` zaps (H8).
@@ -268,8 +287,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             self.stats.mmu_evicted += 1;
             freed += 1;
         }
-        let clock = &self.clock;
-        self.pool.drain_limbo(|epoch| clock.acknowledged(epoch));
+        self.drain_limbo();
         self.pool.shrink(&mut self.machine);
         if !P::TAGGED {
             self.forget_dead_slots();

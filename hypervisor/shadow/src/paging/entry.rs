@@ -44,6 +44,15 @@ pub(crate) fn leaf_flags(rights: Rights) -> u64 {
     PRESENT | ACCESSED | write_user | dirty | nx
 }
 
+/// The flags of a shadow leaf for what a guest's `entry` and [`leaf_flags`] both grant: the
+/// same as of the rights of both, whose bits lie in the same places in the two entries.
+#[inline]
+pub(crate) fn both_grant(entry: u64, flags: u64) -> u64 {
+    let write_user = entry & flags & (WRITABLE | USER_BIT);
+    let dirty = (write_user & WRITABLE) << 5;
+    PRESENT | ACCESSED | write_user | dirty | (entry | flags) & NX
+}
+
 /// Whether a shadow entry at `level` maps memory (rather than pointing at a table).
 #[inline]
 pub(crate) fn is_leaf(entry: u64, level: u8) -> bool {
@@ -64,6 +73,20 @@ mod tests {
             assert_eq!(flags & USER_BIT != 0, granted & USER != 0);
             assert_eq!(flags & NX != 0, granted & EXEC == 0);
             assert_eq!(flags & (PRESENT | ACCESSED), PRESENT | ACCESSED);
+        }
+    }
+
+    #[test]
+    fn what_both_grant_is_what_the_rights_of_both_are() {
+        let bits = [PRESENT, WRITABLE, USER_BIT, ACCESSED, DIRTY, LARGE, NX, 1 << 59, 0xfff << 12];
+        for chosen in 0..1_u32 << bits.len() {
+            let is_chosen = |(n, _): &(usize, &u64)| chosen >> n & 1 != 0;
+            let entry =
+                bits.iter().enumerate().filter(is_chosen).fold(0, |all, (_, bit)| all | bit);
+            for allowed in 0..8 {
+                let wanted = leaf_flags(rights(entry) & allowed);
+                assert_eq!(both_grant(entry, leaf_flags(allowed)), wanted, "{entry:#x} {allowed}");
+            }
         }
     }
 }
