@@ -7,7 +7,7 @@ use anchorite_addr::{Gfn, Gpa, Gva};
 
 use crate::access::{Access, PageFault, Translation};
 use crate::audit::Violation;
-use crate::flush::{FlushClock, FlushPromise, VcpuId};
+use crate::flush::{FlushClock, FlushPromise, TlbFlush, VcpuId};
 use crate::memory::Machine;
 use crate::outcome::{EnterError, Entry, FaultOutcome, Invpcid};
 use crate::policy::PolicyKind;
@@ -82,10 +82,14 @@ pub trait ShadowMmu {
     /// Adds a vCPU, outside the guest, with these registers.
     fn add_vcpu(&mut self, registers: Registers) -> Result<VcpuId, AddVcpuError>;
 
-    /// Makes `vcpu` ready to enter the guest: reloads its root if that went stale (I10),
-    /// counts it as in the guest, and says what it must flush between now and the entry
-    /// instruction. On an error it counts as outside.
+    /// Makes `vcpu` ready to enter the guest: reloads its root if that went stale (I10), or
+    /// an empty one while no table is shadowed, counts it as in the guest, and says what it
+    /// must flush between now and the entry instruction. On an error it counts as outside.
     fn enter(&mut self, vcpu: VcpuId) -> Result<Entry, EnterError>;
+
+    /// As [`Self::enter`], where hardware is to walk the root of this vCPU's last entry again;
+    /// most exits leave it so. Returns what must be flushed. `None`: nothing was done.
+    fn reenter(&mut self, vcpu: VcpuId) -> Option<TlbFlush>;
 
     /// `vcpu` has left the guest. To be called after every exit, before anything else;
     /// [`FlushClock::leave`] does the same without the lock.

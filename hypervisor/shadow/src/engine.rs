@@ -60,9 +60,16 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> ShadowMmu for Mmu<M, P, TAG_
         self.new_vcpu(registers)
     }
 
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "part of every zap-all and change of root")]
     fn enter(&mut self, vcpu: VcpuId) -> Result<Entry, EnterError> {
         self.prepare_entry(vcpu)
+    }
+
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "part of nearly every exit")]
+    fn reenter(&mut self, vcpu: VcpuId) -> Option<TlbFlush> {
+        self.prepare_reentry(vcpu)
     }
 
     #[inline]
@@ -80,17 +87,13 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> ShadowMmu for Mmu<M, P, TAG_
         }
     }
 
+    #[inline]
     fn discharge(
         &mut self,
         promise: FlushPromise,
         kick: impl FnMut(VcpuId),
     ) -> Result<(), FlushPromise> {
-        if self.clock.acknowledged(promise.epoch) {
-            return Ok(());
-        }
-        self.stats.remote_tlb_flush += 1;
-        self.clock.lagging(promise.epoch).for_each(kick);
-        Err(promise)
+        if self.clock.acknowledged(promise.epoch) { Ok(()) } else { self.wait_for(promise, kick) }
     }
 
     #[inline]

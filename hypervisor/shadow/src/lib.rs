@@ -135,7 +135,7 @@ pub use config::{Config, ConfigError, MAX_PAGES};
 pub use flush::{FlushClock, FlushPromise, TlbFlush, VcpuId};
 pub use memory::{Arena, FrameSource, GuestMemory, Machine, Slab, TableMemory};
 pub use mmu::Mmu;
-pub use outcome::{EnterError, Entry, FaultOutcome, Invpcid};
+pub use outcome::{EnterError, Entry, FaultOutcome, Invpcid, Root};
 pub use policy::{AnyMmu, PolicyKind};
 pub use profile::Recycles;
 pub use registers::{Cr0, Cr4, Efer, PagingMode, RegisterFault, Registers, RootFormat};

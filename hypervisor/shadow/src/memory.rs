@@ -160,8 +160,9 @@ pub trait FrameSource {
     /// Takes back a slab none of whose frames is referenced any more.
     fn give_slab(&mut self, slab: Slab);
 
-    /// A 4 KiB frame below 4 GiB for the four PAE root entries of one vCPU: outside
-    /// long mode CR3 has 32 bits. `None` where there is none.
+    /// A 4 KiB frame below 4 GiB for one vCPU: it holds the four PAE root entries, as outside
+    /// long mode CR3 has 32 bits, and is an empty root now and then. Its contents do not
+    /// matter. `None` where there is none.
     fn take_low_frame(&mut self) -> Option<Hpa>;
 
     /// Takes back a frame that [`Self::take_low_frame`] returned.

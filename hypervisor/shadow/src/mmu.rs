@@ -96,7 +96,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     pub fn into_machine(mut self) -> M {
         self.pool.dissolve(&mut self.machine);
         for vcpu in &self.vcpus {
-            self.machine.give_low_frame(vcpu.pae_table);
+            self.machine.give_low_frame(vcpu.low);
         }
         self.machine
     }

@@ -53,12 +53,19 @@ pub enum FaultOutcome {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Entry {
-    /// What hardware's CR3 must hold (no PCID bits).
-    pub root: Hpa,
-    /// How hardware must be set up to walk it.
-    pub format: RootFormat,
+    /// What hardware must walk.
+    pub root: Root,
     /// What this CPU must forget before it enters.
     pub flush: TlbFlush,
+}
+
+/// A root for hardware to walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// What CR3 must hold (no PCID bits).
+    pub table: Hpa,
+    /// How hardware must be set up to walk it.
+    pub format: RootFormat,
 }
 
 /// Why the guest cannot be entered.

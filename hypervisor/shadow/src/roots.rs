@@ -7,7 +7,7 @@ use crate::flush::{FlushPromise, TlbFlush, VcpuId};
 use crate::install::Shortage;
 use crate::memory::Machine;
 use crate::mmu::Mmu;
-use crate::outcome::{EnterError, Entry};
+use crate::outcome::{EnterError, Entry, Root};
 use crate::page::PageNo;
 use crate::paging::entry::{FRAME, PRESENT};
 use crate::paging::{Control, check_cr3, check_pdpte, root_frame};
@@ -28,10 +28,13 @@ pub(crate) struct Vcpu {
     pub(crate) roots: [PageNo; 4],
     /// Whether `roots` is what the registers ask for.
     pub(crate) loaded: bool,
-    /// A frame below 4 GiB for the PDPTEs that hardware reads.
-    pub(crate) pae_table: Hpa,
+    /// A frame below 4 GiB: the PDPTEs that hardware reads are its first four entries, the
+    /// others stay zero. All of it is zero while it is the root of a guest without tables.
+    pub(crate) low: Hpa,
     /// To be flushed at the next entry.
     pub(crate) flush: TlbFlush,
+    /// Whether `roots` is loaded, and what hardware walks since the last entry.
+    settled: bool,
     /// Recent long-mode roots, placed by their frame. A page found here still has to
     /// prove that it is what it was (H4).
     recent: [PageNo; RECENT],
@@ -63,6 +66,7 @@ impl Vcpu {
             others.iter_mut().for_each(release);
         }
         self.loaded = false;
+        self.settled = false;
         self.flush = TlbFlush::All;
     }
 }
@@ -78,6 +82,15 @@ fn reloads_pdptes(old: &Registers, new: &Registers) -> bool {
         || (old.cr4 ^ new.cr4).intersects(cr4)
 }
 
+impl From<Shortage> for EnterError {
+    fn from(shortage: Shortage) -> Self {
+        match shortage {
+            Shortage::Wait(epoch) => Self::Retry(FlushPromise { epoch }),
+            Shortage::OutOfMemory => Self::OutOfMemory,
+        }
+    }
+}
+
 #[inline]
 fn place_of(root: u64) -> usize {
     (root ^ root >> 5) as usize % RECENT
@@ -89,16 +102,17 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             return Err(AddVcpuError::TooMany);
         }
         let control = self.control(&registers, None).map_err(AddVcpuError::Registers)?;
-        let low = self.machine.take_low_frame();
-        let pae_table = low.ok_or(AddVcpuError::OutOfMemory)?;
+        let low = self.machine.take_low_frame().ok_or(AddVcpuError::OutOfMemory)?;
+        self.machine.clear_lines(low, u64::MAX);
         let id = VcpuId(self.vcpus.len() as u16);
         self.vcpus.push(Vcpu {
             registers,
             control,
             roots: [PageNo::NONE; 4],
             loaded: false,
-            pae_table,
+            low,
             flush: TlbFlush::All,
+            settled: false,
             recent: [PageNo::NONE; RECENT],
         });
         Ok(id)
@@ -172,8 +186,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     pub(crate) fn change_cr3(&mut self, id: VcpuId, value: u64) -> Result<(), RegisterFault> {
         let mode = self.vcpu(id).control.mode;
         if !mode.is_long() {
-            let registers = Registers { cr3: value, ..self.vcpu(id).registers };
-            return self.take_registers(id, registers, None);
+            return self.change_legacy_cr3(id, value);
         }
         check_cr3(mode, value, &self.config)?;
         self.sync_all(id);
@@ -187,6 +200,13 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             self.switch_root(id, root);
         }
         Ok(())
+    }
+
+    /// The same outside long mode.
+    #[inline(never)]
+    fn change_legacy_cr3(&mut self, id: VcpuId, value: u64) -> Result<(), RegisterFault> {
+        let registers = Registers { cr3: value, ..self.vcpu(id).registers };
+        self.take_registers(id, registers, None)
     }
 
     /// Goes to the root remembered for frame `root`, or leaves the vCPU without one.
@@ -211,6 +231,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         let vcpu = self.vcpu_mut(id);
         vcpu.roots[0] = if known { page } else { PageNo::NONE };
         vcpu.loaded = known;
+        vcpu.settled = false;
     }
 
     // ---- roots ---------------------------------------------------------------
@@ -247,9 +268,10 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     }
 
     /// Finds or makes the pages that the vCPU's registers ask for, and pins them (I4).
+    #[inline(never)]
     pub(crate) fn load_root(&mut self, id: VcpuId) -> Result<(), Shortage> {
         self.stats.root_miss += 1;
-        self.reserve(id)?;
+        self.reserve()?;
         let format = self.vcpu(id).control.mode.root_format();
         let result = match format {
             RootFormat::Pae => self.load_pae_roots(id),
@@ -289,8 +311,8 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
                 pdpte = self.pool.table(page).as_u64() & FRAME | PRESENT;
             }
             self.vcpu_mut(id).roots[quarter as usize] = page;
-            let at = self.vcpu(id).pae_table;
-            self.machine.write_entry(at.wrapping_add(u64::from(quarter) * 8), pdpte);
+            let at = self.vcpu(id).low.wrapping_add(u64::from(quarter) * 8);
+            self.machine.write_entry(at, pdpte);
         }
         result
     }
@@ -316,29 +338,71 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
 
     // ---- entering ------------------------------------------------------------
 
-    #[inline]
-    pub(crate) fn prepare_entry(&mut self, id: VcpuId) -> Result<Entry, EnterError> {
-        let Some(vcpu) = self.vcpus.get_mut(id.index()).filter(|vcpu| vcpu.loaded) else {
-            return self.prepare_entry_without_root(id);
-        };
-        self.synced = false;
-        let pending = core::mem::replace(&mut vcpu.flush, TlbFlush::None);
-        let flush = if self.clock.enter(id) { TlbFlush::All } else { pending };
-        self.stats.tlb_flush += u64::from(flush == TlbFlush::All);
-        let format = vcpu.control.mode.root_format();
-        let root = match format {
-            RootFormat::Pae => vcpu.pae_table,
-            RootFormat::FourLevel | RootFormat::FiveLevel => self.pool.table(vcpu.roots[0]),
-        };
-        Ok(Entry { root, format, flush })
+    /// Enters with the root that hardware has, if that is still the one to walk. Returns what
+    /// must be flushed.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "part of nearly every exit")]
+    pub(crate) fn prepare_reentry(&mut self, id: VcpuId) -> Option<TlbFlush> {
+        let vcpu = &mut self.vcpus[id.index()];
+        if !vcpu.settled {
+            return None;
+        }
+        let flush = core::mem::replace(&mut vcpu.flush, TlbFlush::None);
+        Some(self.begin_entry(id, flush))
     }
 
-    #[cold]
-    fn prepare_entry_without_root(&mut self, id: VcpuId) -> Result<Entry, EnterError> {
-        self.load_root(id).map_err(|shortage| match shortage {
-            Shortage::Wait(epoch) => EnterError::Retry(FlushPromise { epoch }),
-            Shortage::OutOfMemory => EnterError::OutOfMemory,
-        })?;
-        self.prepare_entry(id)
+    /// Counts the vCPU as in the guest. Returns `flush`, or what it must flush rather.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "part of nearly every exit")]
+    fn begin_entry(&mut self, id: VcpuId, flush: TlbFlush) -> TlbFlush {
+        self.synced = false;
+        if self.clock.enter(id) {
+            self.stats.tlb_flush += 1;
+            return TlbFlush::All;
+        }
+        if matches!(flush, TlbFlush::All) {
+            self.stats.tlb_flush += 1;
+        }
+        flush
+    }
+
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "part of every zap-all and change of root")]
+    pub(crate) fn prepare_entry(&mut self, id: VcpuId) -> Result<Entry, EnterError> {
+        let root = self.prepare_root(id)?;
+        let flush = core::mem::replace(&mut self.vcpu_mut(id).flush, TlbFlush::None);
+        Ok(Entry { root, flush: self.begin_entry(id, flush) })
+    }
+
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "part of every zap-all and change of root")]
+    fn prepare_root(&mut self, id: VcpuId) -> Result<Root, Shortage> {
+        let vcpu = self.vcpu(id);
+        let format = vcpu.control.mode.root_format();
+        if !vcpu.loaded {
+            if self.pool.active == 0 {
+                return Ok(Root { table: self.empty_root(id), format });
+            }
+            self.load_root(id)?;
+        }
+        let vcpu = self.vcpu_mut(id);
+        vcpu.settled = true;
+        let (low, page) = (vcpu.low, vcpu.roots[0]);
+        let table = match format {
+            RootFormat::Pae => low,
+            RootFormat::FourLevel | RootFormat::FiveLevel => self.pool.table(page),
+        };
+        Ok(Root { table, format })
+    }
+
+    /// While no table is shadowed, as after every zap-all, the first access faults whatever
+    /// the root is. So an empty one serves, and that fault finds the root that is asked for:
+    /// a zap-all does not wait for it, and of several in a row each but the last would have
+    /// found it in vain.
+    #[inline]
+    fn empty_root(&mut self, id: VcpuId) -> Hpa {
+        let low = self.vcpu(id).low;
+        (0..4).for_each(|entry| self.machine.write_entry(low.wrapping_add(entry * 8), 0));
+        low
     }
 }

@@ -36,6 +36,10 @@ impl TalcMachine {
         Layout::from_size_align(SLAB_BYTES as usize, 8192).expect("a valid layout")
     }
 
+    fn frame_layout() -> Layout {
+        Layout::from_size_align(4096, 4096).expect("a valid layout")
+    }
+
     fn new() -> Self {
         // SAFETY: the layout's size is not zero.
         let arena = unsafe { alloc_zeroed(Self::layout()) };
@@ -122,11 +126,17 @@ impl FrameSource for TalcMachine {
     }
 
     fn take_low_frame(&mut self) -> Option<Hpa> {
-        // A long-mode guest never loads it.
-        Some(Hpa::new(0x1000))
+        // Where it lies matters to PAE guests only.
+        // SAFETY: the layout's size is not zero.
+        let frame = unsafe { self.talc.allocate(Self::frame_layout()) }?;
+        Some(Hpa::new(frame.as_ptr() as u64))
     }
 
-    fn give_low_frame(&mut self, _frame: Hpa) {}
+    fn give_low_frame(&mut self, frame: Hpa) {
+        let frame = frame.as_u64() as usize as *mut u8;
+        // SAFETY: it came from `take_low_frame`, whose layout this is, and is given back once.
+        unsafe { self.talc.deallocate(frame, Self::frame_layout()) }
+    }
 }
 
 const ROOT: u64 = 0x1000;

@@ -3,7 +3,7 @@
 #[allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 mod support;
 
-use anchorite_shadow::{AnyMmu, PolicyKind, ShadowMmu, TlbFlush};
+use anchorite_shadow::{AnyMmu, PolicyKind, ShadowMmu, TableMemory, TlbFlush};
 use support::fixture::*;
 use support::machine::Machine;
 use support::ops::{Op, Place};
@@ -194,5 +194,60 @@ fn a_flush_outside_the_guest_saves_the_one_at_entry_and_one_inside_counts_for_no
         f.0.mmu.leave(vcpu);
         assert!(!f.0.mmu.clock().in_guest(vcpu));
         f.0.mmu.discharge(promise, |_| ()).expect("the vCPU has left");
+    }
+}
+
+#[test]
+fn of_several_zap_alls_in_a_row_only_the_last_finds_the_root_again() {
+    for policy in PolicyKind::ALL {
+        let mut f = fixture(policy);
+        f.read_everything(0);
+        f.step(Op::Park { vcpu: 0 });
+        let misses = f.0.mmu.stats().root_miss;
+        let vcpu = f.0.id(0);
+        for _ in 0..3 {
+            let _promise = f.0.mmu.zap_all();
+            while f.0.mmu.zap_continue() {}
+            assert_eq!(f.0.mmu.reenter(vcpu), None, "{policy:?}: the root is stale");
+            let entry = f.0.mmu.enter(vcpu).expect("an empty root takes no memory");
+            assert_eq!(entry.flush, TlbFlush::All, "{policy:?}");
+            let machine = f.0.mmu.machine();
+            let entries =
+                (0..512).map(|n| machine.read_entry(entry.root.table.wrapping_add(n * 8)));
+            assert!(entries.into_iter().all(|entry| entry == 0), "{policy:?}");
+            f.0.mmu.leave(vcpu);
+        }
+        assert_eq!(f.0.mmu.stats().root_miss, misses, "{policy:?}");
+        f.0.core(0).flush_all();
+        f.read_everything(0);
+        assert_eq!(f.0.mmu.stats().root_miss, misses + 1, "{policy:?}");
+    }
+}
+
+#[test]
+fn a_vcpu_enters_as_before_until_its_root_changes() {
+    for policy in PolicyKind::ALL {
+        let mut f = fixture(policy);
+        let vcpu = f.0.id(0);
+        f.read_everything(0);
+        f.step(Op::Park { vcpu: 0 });
+        assert_eq!(f.0.mmu.reenter(vcpu), Some(TlbFlush::None), "{policy:?}");
+        f.0.mmu.leave(vcpu);
+        let address = anchorite_addr::Gva::new(gva(0, 3));
+        f.0.mmu.invlpg(vcpu, address);
+        assert_eq!(f.0.mmu.reenter(vcpu), Some(TlbFlush::Address(address)), "{policy:?}");
+        f.0.mmu.leave(vcpu);
+        f.0.mmu.set_cr3(vcpu, PML4 << 12).expect("a root");
+        assert_eq!(f.0.mmu.reenter(vcpu), Some(TlbFlush::All), "{policy:?}: the same root");
+        f.0.mmu.leave(vcpu);
+        for root in [OTHER_PML4, PML4, OTHER_PML4] {
+            f.0.mmu.set_cr3(vcpu, root << 12).expect("a root");
+            assert_eq!(f.0.mmu.reenter(vcpu), None, "{policy:?}: {root}");
+            let entry = f.0.mmu.enter(vcpu).expect("there is memory");
+            assert_eq!(entry.flush, TlbFlush::All, "{policy:?}: {root}");
+            f.0.mmu.leave(vcpu);
+            assert_eq!(f.0.mmu.reenter(vcpu), Some(TlbFlush::None), "{policy:?}: {root}");
+            f.0.mmu.leave(vcpu);
+        }
     }
 }

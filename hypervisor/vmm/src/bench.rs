@@ -97,7 +97,8 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         Ok(())
     }
 
-    fn zap_by_guest(&mut self, timed: bool) {
+    #[inline]
+    pub(crate) fn zap_by_guest(&mut self, timed: bool) {
         self.translation.zap_all();
         if self.bench.zap_pending {
             self.note_zap();

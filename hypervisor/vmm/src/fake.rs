@@ -14,7 +14,7 @@ use crate::cpuid::{Cpuid, Hidden, Leaf, Offer};
 use crate::host::Host;
 use crate::machine::{Config, Machine};
 use crate::memory::{Memslot, SlotId};
-use crate::translation::{Nested, Shadow, Translation};
+use crate::translation::{Entry, Nested, Shadow, Translation};
 use anchorite_addr::{Gfn, Gpa, Hpa};
 use anchorite_shadow::AnyMmu;
 use core::cell::Cell;
@@ -115,6 +115,15 @@ pub(crate) fn shadow_machine(vcpu: FakeVcpu) -> ShadowMachine {
     }
     while machine.memory.writes().take().is_some() {}
     machine
+}
+
+/// What `tables` ask for before an entry, asked as the run loop does.
+pub(crate) fn enter(tables: &mut impl Translation) -> Entry {
+    let mut entry = Entry::default();
+    if !tables.is_settled() {
+        tables.enter(&mut entry).expect("there is room for the tables");
+    }
+    entry
 }
 
 fn machine_by<T: Translation>(

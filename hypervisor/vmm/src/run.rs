@@ -10,10 +10,10 @@ use crate::exits::is_lightest;
 use crate::exits::{general_protection, hidden_instruction};
 use crate::host::Host;
 use crate::machine::Machine;
-use crate::translation::{OutOfTables, Translation};
+use crate::translation::{Entering, OutOfTables, Translation};
 use alloc::format;
 use anchorite_abi::Verdict;
-use anchorite_vcpu::{Event, EventKind, Rflags, Vcpu, Vector, VmExit};
+use anchorite_vcpu::{Event, EventKind, FlushScope, Rflags, Root, Vcpu, Vector, VmExit};
 use core::convert::Infallible;
 
 /// DR6.BS: the #DB is due to a single step.
@@ -52,14 +52,16 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             }
             // The most frequent exit first, and in each branch the compiler knows its reason.
             let action = match exit {
+                VmExit::Io(io) if is_lightest(io) => {
+                    self.kind = Kind::of(exit.reason());
+                    if let Some(length) = self.io_length(io) {
+                        self.advance(length);
+                        continue;
+                    }
+                    self.skip()
+                }
                 VmExit::Io(io) => {
                     self.kind = Kind::of(exit.reason());
-                    if is_lightest(io) {
-                        if let Some(length) = self.io_length(io) {
-                            self.advance(length);
-                            continue;
-                        }
-                    }
                     self.io(io)
                 }
                 VmExit::Cpuid => {
@@ -122,15 +124,8 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         if self.translation.is_settled() {
             return Ok(());
         }
-        let entry = self.translation.enter().map_err(|OutOfTables| Stop::OutOfTables)?;
-        if let Some(root) = entry.root {
-            self.vcpu.set_root(root);
-        }
-        if let Some(scope) = entry.flush {
-            self.counters.tlb_flushes += 1;
-            self.vcpu.flush(scope);
-        }
-        Ok(())
+        let vcpu = &mut Counted { vcpu: &mut self.vcpu, flushes: &mut self.counters.tlb_flushes };
+        self.translation.enter(vcpu).map_err(|OutOfTables| Stop::OutOfTables)
     }
 
     /// The clock has reached the alarm: the run's end, or a zap-all that is due.
@@ -363,6 +358,25 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             self.dump(&stop);
         }
         outcome
+    }
+}
+
+/// A vCPU about to enter, whose flushes are counted.
+struct Counted<'a, B> {
+    vcpu: &'a mut B,
+    flushes: &'a mut u64,
+}
+
+impl<B: Vcpu> Entering for Counted<'_, B> {
+    #[inline]
+    fn load(&mut self, root: Root) {
+        self.vcpu.set_root(root);
+    }
+
+    #[inline]
+    fn forget(&mut self, scope: FlushScope) {
+        *self.flushes += 1;
+        self.vcpu.flush(scope);
     }
 }
 

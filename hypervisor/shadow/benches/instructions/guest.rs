@@ -133,7 +133,9 @@ impl<P: ZapPolicy, S: Store> Guest<P, S> {
 
     /// The guest is entered, and left at once.
     pub(crate) fn enter(&mut self) {
-        let _entry = self.mmu.enter(self.vcpu).expect("a root can be had");
+        if self.mmu.reenter(self.vcpu).is_none() {
+            let _entry = self.mmu.enter(self.vcpu).expect("a root can be had");
+        }
         self.mmu.leave(self.vcpu);
     }
 

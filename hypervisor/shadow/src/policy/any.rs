@@ -11,7 +11,7 @@ use crate::access::{Access, PageFault, Translation};
 use crate::api::{AddVcpuError, ShadowMmu, Usage};
 use crate::audit::Violation;
 use crate::config::{Config, ConfigError};
-use crate::flush::{FlushClock, FlushPromise, VcpuId};
+use crate::flush::{FlushClock, FlushPromise, TlbFlush, VcpuId};
 use crate::memory::Machine;
 use crate::mmu::Mmu;
 use crate::outcome::{EnterError, Entry, FaultOutcome, Invpcid};
@@ -69,6 +69,18 @@ macro_rules! forward {
 impl<M: Machine, const TAG_BITS: u32> ShadowMmu for AnyMmu<M, TAG_BITS> {
     type Machine = M;
 
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "part of every zap-all and change of root")]
+    fn enter(&mut self, vcpu: VcpuId) -> Result<Entry, EnterError> {
+        each!(self, mmu => mmu.enter(vcpu))
+    }
+
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "part of nearly every exit")]
+    fn reenter(&mut self, vcpu: VcpuId) -> Option<TlbFlush> {
+        each!(self, mmu => mmu.reenter(vcpu))
+    }
+
     forward! {
         fn policy(&self) -> PolicyKind;
         fn machine(&self) -> &M;
@@ -88,7 +100,6 @@ impl<M: Machine, const TAG_BITS: u32> ShadowMmu for AnyMmu<M, TAG_BITS> {
     forward! {
         fn machine_mut(&mut self) -> &mut M;
         fn add_vcpu(&mut self, registers: Registers) -> Result<VcpuId, AddVcpuError>;
-        fn enter(&mut self, vcpu: VcpuId) -> Result<Entry, EnterError>;
         fn leave(&mut self, vcpu: VcpuId);
         fn acknowledge(&mut self, vcpu: VcpuId);
         fn discharge(&mut self, promise: FlushPromise, kick: impl FnMut(VcpuId)) -> Result<(), FlushPromise>;

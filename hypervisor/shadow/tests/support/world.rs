@@ -116,6 +116,8 @@ struct Vcpu {
     core: Core,
     cpu: Cpu,
     inside: bool,
+    /// What hardware walked in the guest last.
+    root: Option<shadow::Root>,
     /// The guest's last invalidation of everything, and of single pages.
     since_all: Time,
     since_page: Map<u64, Time>,
@@ -377,6 +379,7 @@ impl<E: Engine> World<E> {
             core: Core::new(),
             cpu,
             inside: false,
+            root: None,
             since_all: self.mmu.machine().ram.now(),
             since_page: Map::default(),
         });
@@ -571,11 +574,22 @@ impl<E: Engine> World<E> {
         if self.vcpus[v].inside {
             return Ok(true);
         }
+        let id = self.vcpus[v].id;
+        // Either is right where the root is still the same.
+        if self.steps % 3 != 0 {
+            if let Some(flush) = self.mmu.reenter(id) {
+                let root = self.vcpus[v].root.ok_or("the first entry is no entry again")?;
+                self.load(v, root, flush);
+                self.unchanged("reenter")?;
+                return Ok(true);
+            }
+            self.unchanged("reenter that was refused")?;
+        }
         let refused = self.mmu.machine().refused;
         for _ in 0..8 {
-            match self.mmu.enter(self.vcpus[v].id) {
+            match self.mmu.enter(id) {
                 Ok(entry) => {
-                    self.load(v, &entry);
+                    self.load(v, entry.root, entry.flush);
                     self.unchanged("enter")?;
                     return Ok(true);
                 }
@@ -596,14 +610,15 @@ impl<E: Engine> World<E> {
         Err("enter asks for a retry again and again".into())
     }
 
-    fn load(&mut self, v: usize, entry: &shadow::Entry) {
+    fn load(&mut self, v: usize, root: shadow::Root, flush: TlbFlush) {
         let vcpu = &mut self.vcpus[v];
-        match entry.flush {
+        vcpu.root = Some(root);
+        match flush {
             TlbFlush::None => {}
             TlbFlush::Address(gva) => vcpu.core.flush_address(gva.as_u64()),
             TlbFlush::All => vcpu.core.flush_all(),
         }
-        let format = match entry.format {
+        let format = match root.format {
             RootFormat::Pae => Format::Pae,
             RootFormat::FourLevel => Format::Level4,
             RootFormat::FiveLevel => Format::Level5,
@@ -614,7 +629,7 @@ impl<E: Engine> World<E> {
             Mode::Level4 | Mode::Level5 => CR4_SMEP | CR4_SMAP | CR4_PKE,
         };
         let features = vcpu.cpu.cr4 & features;
-        let root = entry.root.as_u64();
+        let root = root.table.as_u64();
         vcpu.core.enter(self.mmu.machine(), root, format, features, vcpu.cpu.pkru);
         vcpu.inside = true;
     }

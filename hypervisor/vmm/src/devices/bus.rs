@@ -147,6 +147,7 @@ impl Devices {
     /// OUT of the low `size` bytes (1, 2 or 4) of `value`.
     ///
     /// The run loop tests for [`port::BENCH_LIGHTEST`] before it comes here.
+    #[inline]
     pub fn write(&mut self, port: u16, size: u8, value: u32, now: Now) -> Effect {
         match (port, size) {
             (port::EXIT, _) => Effect::Exit { status: value & all_ones(size) },

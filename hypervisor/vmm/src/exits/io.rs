@@ -5,6 +5,7 @@ use crate::devices::Effect;
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::translation::Translation;
+use anchorite_abi::bench::Command;
 use anchorite_abi::port;
 use anchorite_addr::Gpa;
 use anchorite_vcpu::exit::{Direction, IoExit};
@@ -19,9 +20,6 @@ pub(crate) fn is_lightest(io: IoExit) -> bool {
 impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     /// A port access; the run loop looks for the [lightest](is_lightest) itself.
     pub(crate) fn io(&mut self, io: IoExit) -> ExitAction {
-        if is_lightest(io) {
-            return self.skip_io(io);
-        }
         if io.string {
             return self.emulate("a string port instruction", None);
         }
@@ -34,10 +32,17 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
     fn port_out(&mut self, io: IoExit) -> ExitAction {
         let value = self.vcpu.regs()[Gpr::Rax] as u32;
         let effect = self.devices.write(io.port, io.size, value, self.now());
-        if effect != Effect::None {
-            if let Err(stop) = self.perform(effect) {
-                return ExitAction::Stop(stop);
+        let done = match effect {
+            Effect::None => Ok(()),
+            // Here, where it costs no call, for a zap-all is timed with its way through here.
+            Effect::Bench(Command::ZapAll { timed }) => {
+                self.zap_by_guest(timed);
+                Ok(())
             }
+            effect => self.perform(effect),
+        };
+        if let Err(stop) = done {
+            return ExitAction::Stop(stop);
         }
         self.rearm();
         self.skip_io(io)

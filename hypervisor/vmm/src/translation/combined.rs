@@ -4,7 +4,7 @@
 //! no guest without paging on a shadow root (`Capabilities::shadow_unpaged`) gets both:
 //! while the guest's CR0.PG is clear, nested tables map its memory one to one.
 
-use super::{Entry, FaultOutcome, Nested, OutOfTables, Shadow, TableFrames, Translation};
+use super::{Entering, FaultOutcome, Nested, OutOfTables, Shadow, TableFrames, Translation};
 use crate::memory::{GuestWrite, Memslots, SlotChange, SlotId};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -81,21 +81,13 @@ impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Combined<F, A, E> {
         }
     }
 
-    /// What the tables in force have to say before the entry.
-    #[inline]
-    fn settle(&mut self) -> Result<Entry, OutOfTables> {
-        let entry = match self.active() {
-            Active::Shadow(shadow) => shadow.enter(),
-            Active::Nested(nested) => Self::enter_nested(nested),
-        };
-        self.settled = true;
-        entry
-    }
-
     /// Nested tables seldom have anything to say.
     #[cold]
-    fn enter_nested(nested: &mut Nested<F, A>) -> Result<Entry, OutOfTables> {
-        nested.enter()
+    fn enter_nested(
+        nested: &mut Nested<F, A>,
+        vcpu: &mut impl Entering,
+    ) -> Result<(), OutOfTables> {
+        nested.enter(vcpu)
     }
 
     /// The tables in force: something is about to happen to them.
@@ -113,6 +105,7 @@ impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Combined<F, A, E> {
     }
 
     /// The shadow tables, whether or not they translate now.
+    #[inline]
     fn shadow_mut(&mut self) -> Option<&mut Shadow<E>> {
         self.settled = false;
         match &mut self.tables {
@@ -123,9 +116,15 @@ impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Combined<F, A, E> {
 }
 
 impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Translation for Combined<F, A, E> {
-    #[inline]
-    fn enter(&mut self) -> Result<Entry, OutOfTables> {
-        if self.settled { Ok(Entry::default()) } else { self.settle() }
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "part of nearly every exit")]
+    fn enter(&mut self, vcpu: &mut impl Entering) -> Result<(), OutOfTables> {
+        match self.active() {
+            Active::Shadow(shadow) => shadow.enter(vcpu)?,
+            Active::Nested(nested) => Self::enter_nested(nested, vcpu)?,
+        }
+        self.settled = true;
+        Ok(())
     }
 
     #[inline]
@@ -187,6 +186,8 @@ impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Translation for Combined<F, 
         active!(self, tables => tables.invpcid(kind));
     }
 
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "one call is enough on the way to a zap-all")]
     fn zap_all(&mut self) {
         if let Some(shadow) = self.shadow_mut() {
             shadow.zap_all();
@@ -265,7 +266,6 @@ impl<F: NestedFormat, A: TableFrames, E: ShadowMmu> Both<F, A, E> {
             (false, true) => {
                 self.paged.zap_all();
                 self.paged.registers_changed(None, registers)?;
-                self.paged.reload();
                 self.paging = true;
             }
             (true, false) => {

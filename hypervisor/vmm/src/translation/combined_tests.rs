@@ -1,7 +1,8 @@
 extern crate std;
 use super::*;
-use crate::fake::{FakeFormat, FakeTables, HOST_BASE, Words, shadow, shadow_under};
+use crate::fake::{FakeFormat, FakeTables, HOST_BASE, Words, enter, shadow, shadow_under};
 use crate::memory::{Memslot, SlotId};
+use crate::translation::Entry;
 use anchorite_addr::{Gfn, Hpa, HpaPage};
 use anchorite_shadow::{AccessKind, AnyMmu, Cr4, Efer, PolicyKind, TableMemory};
 use anchorite_vcpu::exit::NestedAccess;
@@ -41,7 +42,7 @@ fn registers(paging: bool) -> Registers {
 
 fn turn_paging(tables: &mut Both, on: bool) -> Entry {
     tables.registers_changed(Some(ControlRegister::Cr0), registers(on)).unwrap();
-    tables.enter().unwrap()
+    enter(tables)
 }
 
 fn read(tables: &mut Both, slots: &Memslots, page: u64) -> FaultOutcome {
@@ -69,7 +70,7 @@ fn shadowed(tables: &Both, root: Root, page: u64) -> Option<u64> {
 fn a_guest_without_paging_runs_on_nested_tables_and_one_with_paging_on_shadow_tables() {
     let (mut tables, slots) = both();
     assert!(tables.follows_paging());
-    let unpaged = tables.enter().unwrap();
+    let unpaged = enter(&mut tables);
     assert!(matches!(unpaged.root, Some(Root::Nested { .. })));
     let fault =
         NestedFault { gpa: anchorite_addr::Gpa::new(0), gva: None, access: NestedAccess::WRITE };
@@ -77,8 +78,10 @@ fn a_guest_without_paging_runs_on_nested_tables_and_one_with_paging_on_shadow_ta
 
     let paged = turn_paging(&mut tables, true);
     assert!(matches!(paged.root, Some(Root::Shadow { .. })), "{paged:?}");
+    assert_eq!(shadowed(&tables, paged.root.unwrap(), 5), None);
     assert_eq!(read(&mut tables, &slots, 5), FaultOutcome::Resolved);
-    assert_eq!(shadowed(&tables, paged.root.unwrap(), 5), Some((HOST_BASE >> 12) + 6));
+    let root = enter(&mut tables).root.expect("the first had no tables");
+    assert_eq!(shadowed(&tables, root, 5), Some((HOST_BASE >> 12) + 6));
 
     let unpaged_again = turn_paging(&mut tables, false);
     assert_eq!(unpaged_again.root, unpaged.root);
@@ -88,12 +91,17 @@ fn a_guest_without_paging_runs_on_nested_tables_and_one_with_paging_on_shadow_ta
 #[test]
 fn nothing_shadowed_outlives_a_time_in_which_the_guest_wrote_unseen() {
     let (mut tables, slots) = both();
-    let root = turn_paging(&mut tables, true).root.unwrap();
+    let _ = turn_paging(&mut tables, true);
     assert_eq!(read(&mut tables, &slots, 5), FaultOutcome::Resolved);
+    let root = enter(&mut tables).root.unwrap();
     assert!(shadowed(&tables, root, 5).is_some());
     let _ = turn_paging(&mut tables, false);
     let entry = turn_paging(&mut tables, true);
-    let root = entry.root.expect("nested tables are loaded till now");
+    let empty = entry.root.expect("nested tables are loaded till now");
+    assert_eq!(shadowed(&tables, empty, 5), None);
+    assert_eq!(read(&mut tables, &slots, 6), FaultOutcome::Resolved);
+    let root = enter(&mut tables).root.unwrap();
+    assert!(shadowed(&tables, root, 6).is_some());
     assert_eq!(shadowed(&tables, root, 5), None);
     assert_eq!(tables.audit(), Ok(()));
 }
@@ -102,27 +110,37 @@ fn nothing_shadowed_outlives_a_time_in_which_the_guest_wrote_unseen() {
 fn entries_after_exits_that_concern_no_table_ask_for_nothing() {
     let (mut tables, slots) = both();
     let _ = turn_paging(&mut tables, true);
-    assert_eq!(tables.enter(), Ok(Entry::default()));
+    assert_eq!(enter(&mut tables), Entry::default());
     assert_eq!(read(&mut tables, &slots, 7), FaultOutcome::Resolved);
-    let _ = tables.enter().unwrap();
+    let _ = enter(&mut tables);
     tables.invalidate(Gva::new(0x7000));
-    assert_eq!(tables.enter().unwrap().flush, Some(FlushScope::Address(Gva::new(0x7000))));
+    assert_eq!(enter(&mut tables).flush, Some(FlushScope::Address(Gva::new(0x7000))));
     tables.zap_all();
-    let zapped = tables.enter().unwrap();
+    let zapped = enter(&mut tables);
     assert!(zapped.root.is_some() || zapped.flush == Some(FlushScope::All), "{zapped:?}");
-    assert_eq!(tables.enter(), Ok(Entry::default()));
+    assert_eq!(enter(&mut tables), Entry::default());
     assert_eq!(tables.audit(), Ok(()));
+}
+
+#[test]
+fn an_invpcid_is_obeyed_at_the_next_entry() {
+    let (mut tables, slots) = both();
+    let _ = turn_paging(&mut tables, true);
+    assert_eq!(read(&mut tables, &slots, 7), FaultOutcome::Resolved);
+    let _ = enter(&mut tables);
+    tables.invpcid(Invpcid::All);
+    assert_eq!(enter(&mut tables), Entry { root: None, flush: Some(FlushScope::All) });
 }
 
 #[test]
 fn a_refused_way_into_paging_leaves_the_nested_tables_in_force() {
     let (mut tables, _) = both();
-    let unpaged = tables.enter().unwrap();
+    let unpaged = enter(&mut tables);
     assert!(unpaged.root.is_some());
     // In PAE paging the table at 0x1000 has reserved bits set.
     let refused = Registers { efer: Efer::empty(), ..registers(true) };
     assert!(tables.registers_changed(Some(ControlRegister::Cr0), refused).is_err());
-    assert_eq!(tables.enter().unwrap().root, None, "still the same");
+    assert_eq!(enter(&mut tables).root, None, "still the same");
 }
 
 #[test]
@@ -142,11 +160,11 @@ fn shadow_tables_alone_serve_a_guest_without_paging_too() {
     let mut tables: Both = Combined::shadow(shadow());
     assert!(!tables.follows_paging());
     tables.registers_changed(None, registers(false)).unwrap();
-    assert!(matches!(tables.enter().unwrap().root, Some(Root::Shadow { .. })));
+    assert!(matches!(enter(&mut tables).root, Some(Root::Shadow { .. })));
     let nested = Nested::new(FakeTables::new(16), false).unwrap();
     let root = nested.root();
     let mut tables: Both = Combined::nested(nested);
-    let loaded = tables.enter().unwrap().root;
+    let loaded = enter(&mut tables).root;
     assert_eq!(loaded, Some(Root::Nested { table: HpaPage::new(root.addr()).unwrap() }));
     assert!(tables.engine().is_none());
 }

@@ -23,9 +23,9 @@ use core::fmt;
 
 /// A way to translate one vCPU's addresses.
 pub trait Translation {
-    /// What the vCPU must load and forget before it enters. Called before every
+    /// Has `vcpu` load and forget what it must before it enters. Called before every
     /// entry: cheap where nothing changed.
-    fn enter(&mut self) -> Result<Entry, OutOfTables>;
+    fn enter(&mut self, vcpu: &mut impl Entering) -> Result<(), OutOfTables>;
 
     /// Whether [`Self::enter`] would have nothing to say.
     fn is_settled(&self) -> bool {
@@ -114,7 +114,16 @@ pub trait Translation {
     fn usage(&self) -> Option<Usage>;
 }
 
-/// What a vCPU does before it enters. The default is nothing.
+/// A vCPU about to enter.
+pub trait Entering {
+    /// Loads another root.
+    fn load(&mut self, root: Root);
+
+    /// Forgets translations.
+    fn forget(&mut self, scope: FlushScope);
+}
+
+/// What a vCPU does before it enters, noted down. The default is nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use = "the guest may use old translations until the flush is done"]
 pub struct Entry {
@@ -122,6 +131,16 @@ pub struct Entry {
     pub root: Option<Root>,
     /// The translations to forget.
     pub flush: Option<FlushScope>,
+}
+
+impl Entering for Entry {
+    fn load(&mut self, root: Root) {
+        self.root = Some(root);
+    }
+
+    fn forget(&mut self, scope: FlushScope) {
+        self.flush = Some(scope);
+    }
 }
 
 /// What to do about a fault that the hypervisor took in the guest's place.

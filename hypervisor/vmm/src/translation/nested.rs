@@ -4,7 +4,7 @@
 //! in one slot and is aligned on both sides. So every leaf belongs to exactly one
 //! slot, and dropping a slot never has to split one.
 
-use super::{Entry, FaultOutcome, OutOfTables, Translation};
+use super::{Entering, Entry, FaultOutcome, OutOfTables, Translation};
 use crate::memory::{GuestWrite, Memslot, Memslots, SlotChange, SlotId};
 use alloc::vec::Vec;
 use anchorite_addr::{Gfn, Gpa, Gva, Hpa, HpaPage, PageSize};
@@ -177,20 +177,25 @@ impl<F: NestedFormat, A: TableFrames> Nested<F, A> {
     }
 
     #[cold]
-    fn pay(&mut self) -> Entry {
+    fn pay(&mut self, vcpu: &mut impl Entering) {
         // The caller flushes before the guest's next instruction, and only a fault of
         // the guest allocates: nothing walks these frames when they are used again.
         for frame in self.retired.drain(..) {
             self.tables.free(frame);
         }
-        core::mem::take(&mut self.owed)
+        let Entry { root, flush } = core::mem::take(&mut self.owed);
+        root.into_iter().for_each(|root| vcpu.load(root));
+        flush.into_iter().for_each(|scope| vcpu.forget(scope));
     }
 }
 
 impl<F: NestedFormat, A: TableFrames> Translation for Nested<F, A> {
     #[inline]
-    fn enter(&mut self) -> Result<Entry, OutOfTables> {
-        if self.owed.flush.is_none() { Ok(Entry::default()) } else { Ok(self.pay()) }
+    fn enter(&mut self, vcpu: &mut impl Entering) -> Result<(), OutOfTables> {
+        if self.owed.flush.is_some() {
+            self.pay(vcpu);
+        }
+        Ok(())
     }
 
     fn nested_fault(&mut self, slots: &Memslots, fault: &NestedFault) -> FaultOutcome {

@@ -4,12 +4,12 @@
 //! So a promise that every vCPU flushes is kept at once: the vCPU obeys the flush
 //! that its next entry names.
 
-use super::{Entry, FaultOutcome, OutOfTables, Translation};
+use super::{Entering, FaultOutcome, OutOfTables, Translation};
 use crate::memory::{GuestWrite, Memslot, Memslots, SlotChange, SlotId};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use anchorite_addr::{Gfn, Gpa, Gva, Hpa};
+use anchorite_addr::{Gfn, Gpa, Gva};
 use anchorite_shadow::{
     self as engine, Access, AddVcpuError, Cr0, EnterError, FlushPromise, Invpcid, RegisterFault,
     Registers, RootFormat, ShadowMmu, SlotSpec, TlbFlush, Usage, VcpuId, Violation,
@@ -29,7 +29,6 @@ pub struct Shadow<E> {
     vcpu: VcpuId,
     /// The engine's name of each of the machine's slots.
     slots: Vec<(SlotId, engine::SlotId)>,
-    loaded: Option<(Hpa, RootFormat)>,
     /// The engine has been told that the guest's paging is on. While it is off, the engine
     /// hears of no register.
     paging: bool,
@@ -50,7 +49,6 @@ impl<E: ShadowMmu> Shadow<E> {
             engine,
             vcpu,
             slots: Vec::new(),
-            loaded: None,
             paging: false,
             inside: false,
             quota,
@@ -68,11 +66,6 @@ impl<E: ShadowMmu> Shadow<E> {
         self.engine.usage()
     }
 
-    /// Has the next entry load the root again.
-    pub(super) fn reload(&mut self) {
-        self.loaded = None;
-    }
-
     /// The engine, to be changed: it must know that the vCPU has left the guest. An exit
     /// that does not concern the engine costs it nothing.
     #[inline]
@@ -82,6 +75,19 @@ impl<E: ShadowMmu> Shadow<E> {
             self.engine.leave(self.vcpu);
         }
         &mut self.engine
+    }
+
+    /// Enters with another root than hardware has.
+    #[inline]
+    fn enter_anew(&mut self, vcpu: &mut impl Entering) -> Result<(), OutOfTables> {
+        let entry = match self.engine.enter(self.vcpu) {
+            Ok(entry) => entry,
+            Err(error) => self.enter_at_last(error)?,
+        };
+        self.inside = true;
+        vcpu.load(root_of(entry.root));
+        forget(vcpu, entry.flush);
+        Ok(())
     }
 
     /// Tries again what failed with `error` until it succeeds or there is no memory.
@@ -100,6 +106,7 @@ impl<E: ShadowMmu> Shadow<E> {
     }
 
     /// Keeps `promise`: the only vCPU is outside the guest.
+    #[inline]
     fn keep(&mut self, promise: FlushPromise) {
         let kept = self.outside().discharge(promise, |_| {});
         debug_assert!(kept.is_ok(), "the only vCPU is outside the guest");
@@ -131,30 +138,18 @@ impl<E: ShadowMmu> Shadow<E> {
 }
 
 impl<E: ShadowMmu> Translation for Shadow<E> {
-    #[inline]
-    fn enter(&mut self) -> Result<Entry, OutOfTables> {
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "part of nearly every exit")]
+    fn enter(&mut self, vcpu: &mut impl Entering) -> Result<(), OutOfTables> {
         if self.exhausted {
             return Err(OutOfTables);
         }
-        if self.inside {
-            return Ok(Entry::default());
-        }
-        let entry = match self.engine.enter(self.vcpu) {
-            Ok(entry) => entry,
-            Err(error) => self.enter_at_last(error)?,
+        let Some(flush) = self.engine.reenter(self.vcpu) else {
+            return self.enter_anew(vcpu);
         };
         self.inside = true;
-        let flush = match entry.flush {
-            TlbFlush::None => None,
-            TlbFlush::Address(gva) => Some(FlushScope::Address(gva)),
-            TlbFlush::All => Some(FlushScope::All),
-        };
-        let loaded = (entry.root, entry.format);
-        if self.loaded == Some(loaded) {
-            return Ok(Entry { root: None, flush });
-        }
-        self.loaded = Some(loaded);
-        Ok(Entry { root: Some(root_of(&entry)), flush })
+        forget(vcpu, flush);
+        Ok(())
     }
 
     /// Under a shadow root no nested tables exist, so that none can refuse.
@@ -162,7 +157,8 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
         FaultOutcome::Mmio { gpa: fault.gpa }
     }
 
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "one call is enough on the way to a fault")]
     fn page_fault(&mut self, _: &Memslots, gva: Gva, access: Access) -> FaultOutcome {
         let vcpu = self.vcpu;
         match self.outside().page_fault(vcpu, gva, access) {
@@ -247,9 +243,12 @@ impl<E: ShadowMmu> Translation for Shadow<E> {
     }
 
     fn invpcid(&mut self, kind: Invpcid) {
-        self.engine.invpcid(self.vcpu, kind);
+        let vcpu = self.vcpu;
+        self.outside().invpcid(vcpu, kind);
     }
 
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "one call is enough on the way to a zap-all")]
     fn zap_all(&mut self) {
         let engine = self.outside();
         let promise = engine.zap_all();
@@ -331,13 +330,22 @@ fn recycles(stats: &engine::Stats) -> impl Iterator<Item = (&'static str, u64)> 
     steps.into_iter().filter(move |_| pages > 0)
 }
 
-fn root_of(entry: &engine::Entry) -> Root {
-    let format = match entry.format {
+const fn root_of(root: engine::Root) -> Root {
+    let format = match root.format {
         RootFormat::Pae => ShadowFormat::Pae,
         RootFormat::FourLevel => ShadowFormat::FourLevel,
         RootFormat::FiveLevel => ShadowFormat::FiveLevel,
     };
-    Root::Shadow { cr3: entry.root, format }
+    Root::Shadow { cr3: root.table, format }
+}
+
+#[inline]
+fn forget(vcpu: &mut impl Entering, flush: TlbFlush) {
+    match flush {
+        TlbFlush::None => {}
+        TlbFlush::Address(gva) => vcpu.forget(FlushScope::Address(gva)),
+        TlbFlush::All => vcpu.forget(FlushScope::All),
+    }
 }
 
 fn spec(slot: &Memslot) -> SlotSpec {
