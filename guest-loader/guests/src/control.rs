@@ -8,14 +8,16 @@ use crate::oracle::Controls;
 
 /// EFER.
 pub const EFER: u32 = 0xc000_0080;
-const NXE: u64 = 1 << 11;
+/// EFER.NXE.
+pub const NXE: u64 = 1 << 11;
 /// IA32_MTRR_PHYSBASE7.
 const MTRR_BASE: u32 = 0x20e;
 /// CR0.TS.
 pub const TS: u64 = 1 << 3;
 /// CR0.WP.
 pub const WP: u64 = 1 << 16;
-const CD: u64 = 1 << 30;
+/// CR0.CD.
+pub const CD: u64 = 1 << 30;
 /// CR4.DE.
 pub const DE: u64 = 1 << 3;
 /// CR4.PSE.

@@ -9,9 +9,11 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use crate::control::{LA57, PAE, load_root};
+use crate::control::{EFER, LA57, PAE, load_root};
 use crate::format::Format;
-use crate::instructions::{invlpg, read_cr0, read_cr3, read_cr4, write_cr0, write_cr3, write_cr4};
+use crate::instructions::{
+    invlpg, rdmsr, read_cr0, read_cr3, read_cr4, write_cr0, write_cr3, write_cr4, wrmsr,
+};
 use crate::memory;
 use crate::paging::Space;
 use crate::probe::{self, Access, END, Kind, Outcome};
@@ -62,6 +64,8 @@ pub enum Register {
     Cr0,
     /// CR4.
     Cr4,
+    /// EFER.
+    Efer,
 }
 
 /// A step of a script.
@@ -220,6 +224,7 @@ fn toggle(register: Register, bits: u64) -> Result<(), Exception> {
         match register {
             Register::Cr0 => write_cr0(read_cr0() ^ bits),
             Register::Cr4 => write_cr4(read_cr4() ^ bits),
+            Register::Efer => wrmsr(EFER, rdmsr(EFER)? ^ bits),
         }
     }
 }

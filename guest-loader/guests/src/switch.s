@@ -281,6 +281,12 @@ script_code:
     mov cr4, eax
     int 0x81
 .balign 16
+    mov ecx, SWITCH_EFER                # 14: of EFER
+    rdmsr
+    xor eax, edi
+    wrmsr
+    int 0x81
+.balign 16
 .globl script_code_end
 script_code_end:
 .code64

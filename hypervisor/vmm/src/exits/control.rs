@@ -37,6 +37,12 @@ const CR4_PAGING: Cr4 = Cr4::PSE
     .union(Cr4::SMAP)
     .union(Cr4::PKE);
 
+/// The CR0 bits whose change loads the PDPTEs.
+/// Source: SDM vol. 3, 4.4.1 "PDPTE Registers".
+const CR0_PDPTES: Cr0 = Cr0::PG.union(Cr0::CD).union(Cr0::NW);
+/// The CR4 bits whose change loads them.
+const CR4_PDPTES: Cr4 = Cr4::PAE.union(Cr4::PGE).union(Cr4::PSE).union(Cr4::SMEP);
+
 /// Bit 63 of a value for CR3 with PCIDs: keep the context's translations. Not stored.
 const CR3_NO_FLUSH: u64 = 1 << 63;
 /// The bits of CR3 that hold the PCID.
@@ -192,14 +198,26 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let old = Cr0::from_bits_retain(self.vcpu.control(ControlRegister::Cr0));
         self.check_cr0(old, new)?;
 
-        if (old ^ new).intersects(CR0_PAGING) {
-            let mut registers = self.paging_registers();
-            registers.cr0 = anchorite_shadow::Cr0::from_bits_retain(new.bits());
-            self.tell_translation(ControlRegister::Cr0, registers)?;
+        let changed = old ^ new;
+        if changed.intersects(CR0_PAGING | CR0_PDPTES) {
+            self.paging_changes(changed, new)?;
         }
         self.vcpu.set_control(ControlRegister::Cr0, new.bits());
-        if (old ^ new).contains(Cr0::CD) {
+        if changed.contains(Cr0::CD) {
             self.memory_types_changed();
+        }
+        Ok(())
+    }
+
+    /// A write that changes what is translated, or loads the PDPTEs. Apart from the others, which
+    /// are dearer with this among them.
+    #[inline(never)]
+    fn paging_changes(&mut self, changed: Cr0, new: Cr0) -> Result<(), Refused> {
+        let mut registers = self.paging_registers();
+        registers.cr0 = anchorite_shadow::Cr0::from_bits_retain(new.bits());
+        let loads = changed.intersects(CR0_PDPTES) && registers.mode() == PagingMode::Pae;
+        if loads || changed.intersects(CR0_PAGING) {
+            self.tell_translation(ControlRegister::Cr0, registers, loads)?;
         }
         Ok(())
     }
@@ -238,7 +256,8 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
             self.translation.root_changed(value).map_err(|_| Refused)?;
         } else {
             let registers = PagingRegisters { cr3: value, ..self.paging_registers() };
-            self.tell_translation(ControlRegister::Cr3, registers)?;
+            let loads = registers.mode() == PagingMode::Pae;
+            self.tell_translation(ControlRegister::Cr3, registers, loads)?;
         }
         self.vcpu.set_control(ControlRegister::Cr3, value);
         Ok(())
@@ -252,10 +271,12 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         let old = Cr4::from_bits_retain(self.vcpu.control(ControlRegister::Cr4));
         self.check_cr4(old, new)?;
 
-        if (old ^ new).intersects(CR4_PAGING) {
+        let changed = old ^ new;
+        if changed.intersects(CR4_PAGING) {
             let mut registers = self.paging_registers();
             registers.cr4 = anchorite_shadow::Cr4::from_bits_retain(value);
-            self.tell_translation(ControlRegister::Cr4, registers)?;
+            let loads = changed.intersects(CR4_PDPTES) && registers.mode() == PagingMode::Pae;
+            self.tell_translation(ControlRegister::Cr4, registers, loads)?;
         }
         self.vcpu.set_control(ControlRegister::Cr4, value);
         Ok(())
@@ -306,7 +327,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         if (old ^ new).intersects(Efer::NXE | Efer::LME) {
             let mut registers = self.paging_registers();
             registers.efer = anchorite_shadow::Efer::from_bits_retain(new.bits());
-            self.tell_translation(ControlRegister::Efer, registers)?;
+            self.tell_translation(ControlRegister::Efer, registers, false)?;
         }
         self.vcpu.set_control(ControlRegister::Efer, new.bits());
         Ok(())
@@ -318,12 +339,14 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         long | no_execute
     }
 
+    /// Tells of a write to `register`, which `loads` the PDPTEs or leaves them alone.
     fn tell_translation(
         &mut self,
         register: ControlRegister,
         registers: PagingRegisters,
+        loads: bool,
     ) -> Result<(), Refused> {
-        let pdptes = self.load_pdptes(&registers)?;
+        let pdptes = if loads { Some(self.load_pdptes(&registers)?) } else { None };
         self.translation.registers_changed(Some(register), registers).map_err(|_| Refused)?;
         if let Some(entries) = pdptes {
             self.vcpu.set_pdptes(entries);
@@ -331,12 +354,9 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
         Ok(())
     }
 
-    /// The PDPTEs that a write to a control register loads under PAE paging; refused
-    /// where one has reserved bits set, or lies where there is no memory.
-    fn load_pdptes(&self, registers: &PagingRegisters) -> Result<Option<[u64; 4]>, Refused> {
-        if registers.mode() != PagingMode::Pae {
-            return Ok(None);
-        }
+    /// The PDPTEs in memory; refused where one has reserved bits set, or lies where there is
+    /// no memory.
+    fn load_pdptes(&self, registers: &PagingRegisters) -> Result<[u64; 4], Refused> {
         let reserved = PDPTE_RESERVED | !((1 << self.physical_bits) - 1);
         let table = Gpa::new(registers.cr3 & PDPT_ADDRESS);
         let mut entries = [0; 4];
@@ -346,7 +366,7 @@ impl<B: Vcpu, T: Translation, H: Host> Machine<B, T, H> {
                 return Err(Refused);
             }
         }
-        Ok(Some(entries))
+        Ok(entries)
     }
 
     /// A general register as MOV to a control register reads it: 32 bits outside

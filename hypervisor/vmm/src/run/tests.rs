@@ -599,6 +599,32 @@ mod control_registers {
     }
 
     #[test]
+    fn only_the_bits_that_load_the_four_pointers_check_and_take_them() {
+        let write = |number, value: u64, entry: u64| {
+            let mut vcpu = write_control(number, value);
+            vcpu.controls.insert(ControlRegister::Cr0, 0x8000_0011);
+            vcpu.controls.insert(ControlRegister::Cr4, Cr4::PAE.bits());
+            vcpu.controls.insert(ControlRegister::Cr3, 0x1020);
+            let mut machine = machine(vcpu);
+            machine.memory().place(Gpa::new(0x1020), &entry.to_le_bytes()).unwrap();
+            assert_eq!(machine.run().verdict(), Verdict::Pass);
+            (machine.vcpu.pdptes, machine.vcpu.injected())
+        };
+        let cr4 = |bit: Cr4| (4, (Cr4::PAE | bit).bits());
+        let cr0 = |bit: Cr0| (0, 0x8000_0011 | bit.bits());
+        for (number, value) in
+            [cr0(Cr0::CD), cr0(Cr0::CD | Cr0::NW), cr4(Cr4::PSE), cr4(Cr4::PGE), cr4(Cr4::SMEP)]
+        {
+            assert_eq!(write(number, value, 0x2001), (Some([0x2001, 0, 0, 0]), vec![]));
+            assert_eq!(write(number, value, 0x2003), (None, vec![GP]));
+        }
+        for (number, value) in [cr0(Cr0::TS), cr0(Cr0::WP), cr4(Cr4::DE), cr4(Cr4::SMAP)] {
+            assert_eq!(write(number, value, 0x2001), (None, vec![]));
+            assert_eq!(write(number, value, 0x2003), (None, vec![]));
+        }
+    }
+
+    #[test]
     fn long_mode_keeps_pae_and_a_narrow_cr3() {
         assert_eq!(finish(long_mode(write_control(4, 0))).vcpu.injected(), [GP]);
         assert_eq!(finish(long_mode(write_control(3, 1 << 40))).vcpu.injected(), [GP]);

@@ -5,7 +5,7 @@
 //! them from memory at any time (APM vol. 2, 15.25.10 "Legacy PAE Mode").
 
 use anchorite_guests::Report;
-use anchorite_guests::control::{DE, Features, PGE, PKE, PSE, SMAP, SMEP, TS, WP};
+use anchorite_guests::control::{CD, DE, Features, NXE, PGE, PKE, PSE, SMAP, SMEP, TS, WP};
 use anchorite_guests::deviations::{
     Deviations, Known, PDPTES_IN_MEMORY, PDPTES_LOADED_OFTEN, UNCHECKED_PDPTES,
 };
@@ -45,8 +45,9 @@ pub(crate) fn check(
 type Change = (&'static str, Step, bool);
 
 /// Changes that load the PDPTEs.
-fn loading(features: Features) -> [Change; 3] {
+fn loading(features: Features) -> [Change; 4] {
     [
+        ("CR0.CD", Step::Toggle(Register::Cr0, CD), true),
         ("CR4.PSE", Step::Toggle(Register::Cr4, PSE), true),
         ("CR4.PGE", Step::Toggle(Register::Cr4, PGE), features.global),
         ("CR4.SMEP", Step::Toggle(Register::Cr4, SMEP), features.smep),
@@ -54,13 +55,14 @@ fn loading(features: Features) -> [Change; 3] {
 }
 
 /// Changes that do not.
-fn others(features: Features) -> [Change; 5] {
+fn others(features: Features) -> [Change; 6] {
     [
         ("CR0.TS", Step::Toggle(Register::Cr0, TS), true),
         ("CR0.WP", Step::Toggle(Register::Cr0, WP), true),
         ("CR4.DE", Step::Toggle(Register::Cr4, DE), true),
         ("CR4.SMAP", Step::Toggle(Register::Cr4, SMAP), features.smap),
         ("CR4.PKE", Step::Toggle(Register::Cr4, PKE), features.pku),
+        ("EFER.NXE", Step::Toggle(Register::Efer, NXE), features.no_execute),
     ]
 }
 
@@ -95,6 +97,7 @@ impl Checks<'_> {
         }
         for (name, step, _) in self.shown(others(features)) {
             self.in_memory(name, step, &[PDPTES_IN_MEMORY, PDPTES_LOADED_OFTEN]);
+            self.not_looked_at(name, step);
         }
     }
 
@@ -151,6 +154,18 @@ impl Checks<'_> {
             self.report.check(
                 format_args!("{name} with {bit:#x} in a PDPTE: {seen:x?}"),
                 refused || declared,
+            );
+        }
+    }
+
+    /// What does not load the PDPTEs does not check them.
+    fn not_looked_at(&mut self, name: &str, step: Step) {
+        for seen in self.twice_with(RESERVED[0], step) {
+            let refused = (seen.vector, seen.error) == (vector::PROTECTION, 0);
+            let declared = refused && self.declared(&[PDPTES_LOADED_OFTEN]);
+            self.report.check(
+                format_args!("{name} with a reserved bit in a PDPTE: {seen:x?}"),
+                seen.is_done() || declared,
             );
         }
     }
