@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "accesses memory that the guest changes at any time")]
 
 use super::direct_map;
-use super::words::Words;
+use super::lines::Lines;
 use anchorite_addr::Hpa;
 use anchorite_vmm::memory::{HostMemory, OutsideHostMemory};
 use core::ops::Range;
@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 /// are checked against it and made through raw pointers.
 #[derive(Clone, Debug)]
 pub struct GuestRam {
-    words: Words,
+    lines: Lines,
     /// Of these the last bytes are the remap window's.
     window_bytes: u64,
 }
@@ -23,32 +23,32 @@ impl GuestRam {
     /// are no RAM at first but the remap window's.
     ///
     /// # Panics
-    /// Where the range goes beyond the direct map, or does not consist of words: no access
+    /// Where the range goes beyond the direct map, or does not consist of lines: no access
     /// asks again.
     pub(super) const fn new(range: Range<u64>, window_bytes: u64) -> Self {
         assert!(range.end <= super::DIRECT_MAP_BYTES, "guest RAM beyond the direct map");
-        Self { words: Words::new(range), window_bytes }
+        Self { lines: Lines::new(range), window_bytes }
     }
 
     /// The first byte.
     pub const fn start(&self) -> Hpa {
-        Hpa::new(self.words.start())
+        Hpa::new(self.lines.start())
     }
 
     /// Bytes of RAM.
     pub const fn bytes(&self) -> u64 {
-        self.words.bytes() - self.window_bytes
+        self.lines.bytes() - self.window_bytes
     }
 
     /// Where the remap window's memory begins.
     pub const fn window(&self) -> Hpa {
-        Hpa::new(self.words.start() + self.bytes())
+        Hpa::new(self.lines.start() + self.bytes())
     }
 
-    /// Where `bytes` bytes at `at` are mapped, aligned to `alignment`.
+    /// Where `bytes` bytes at `at` are mapped.
     #[inline]
-    fn pointer(&self, at: Hpa, bytes: u64, alignment: u64) -> Result<*mut u8, OutsideHostMemory> {
-        if self.contains(at, bytes) && at.as_u64() % alignment == 0 {
+    fn pointer(&self, at: Hpa, bytes: u64) -> Result<*mut u8, OutsideHostMemory> {
+        if self.contains(at, bytes) {
             Ok(direct_map::address(at.as_u64()))
         } else {
             Err(OutsideHostMemory { at, bytes })
@@ -59,7 +59,7 @@ impl GuestRam {
     #[inline]
     fn unit_at<T, const BYTES: u64>(&self, at: Hpa) -> Result<*mut T, OutsideHostMemory> {
         const { assert!(size_of::<T>() as u64 == BYTES) };
-        if self.words.contain_unit::<BYTES>(at.as_u64()) {
+        if self.lines.contain_unit::<BYTES>(at.as_u64()) {
             Ok(direct_map::address(at.as_u64()).cast())
         } else {
             Err(OutsideHostMemory { at, bytes: BYTES })
@@ -72,15 +72,14 @@ impl GuestRam {
 pub struct GuestWord(*const AtomicU64);
 
 impl GuestRam {
-    /// Shows `look` eight 4-byte words, checked once for all and each read atomically; zeros
-    /// where they are not all guest RAM.
+    /// Shows `look` eight 4-byte words from `at`, a multiple of 32, checked once for all and each
+    /// read atomically; zeros where they are not all guest RAM.
     #[inline]
     pub(super) fn each_of_eight_u32(&self, at: Hpa, mut look: impl FnMut(u64, u32)) {
-        let Ok(first) = self.pointer(at, 32, 4) else {
+        let Ok(eight) = self.unit_at::<[u32; 8], 32>(at) else {
             return (0..8).for_each(|n| look(n, 0));
         };
-        #[expect(clippy::cast_ptr_alignment, reason = "the alignment is checked")]
-        let first = first.cast::<u32>();
+        let first = eight.cast::<u32>();
         for n in 0..8 {
             // SAFETY: all eight are in bounds and aligned; atomic, since the guest may write
             // them.
@@ -88,14 +87,13 @@ impl GuestRam {
         }
     }
 
-    /// The same for 8-byte words.
+    /// The same for 8-byte words from a multiple of 64.
     #[inline]
     pub(super) fn each_of_eight_u64(&self, at: Hpa, mut look: impl FnMut(u64, u64)) {
-        let Ok(first) = self.pointer(at, 64, 8) else {
+        let Ok(eight) = self.unit_at::<[u64; 8], 64>(at) else {
             return (0..8).for_each(|n| look(n, 0));
         };
-        #[expect(clippy::cast_ptr_alignment, reason = "the alignment is checked")]
-        let first = first.cast::<u64>();
+        let first = eight.cast::<u64>();
         for n in 0..8 {
             // SAFETY: as for `each_of_eight_u32`.
             look(n as u64, unsafe { AtomicU64::from_ptr(first.add(n)) }.load(Ordering::Relaxed));
@@ -108,25 +106,25 @@ impl HostMemory for GuestRam {
 
     #[inline]
     fn contains(&self, first: Hpa, bytes: u64) -> bool {
-        self.words.contain(first.as_u64(), bytes)
+        self.lines.contain(first.as_u64(), bytes)
     }
 
     fn read(&self, at: Hpa, into: &mut [u8]) -> Result<(), OutsideHostMemory> {
-        let from = self.pointer(at, into.len() as u64, 1)?;
+        let from = self.pointer(at, into.len() as u64)?;
         // SAFETY: in bounds; `into` cannot overlap memory that nobody has references to.
         unsafe { copy(into.as_mut_ptr(), from, into.len(), from.addr()) };
         Ok(())
     }
 
     fn write(&self, at: Hpa, from: &[u8]) -> Result<(), OutsideHostMemory> {
-        let into = self.pointer(at, from.len() as u64, 1)?;
+        let into = self.pointer(at, from.len() as u64)?;
         // SAFETY: as for `read`.
         unsafe { copy(into, from.as_ptr(), from.len(), into.addr()) };
         Ok(())
     }
 
     fn zero(&self, at: Hpa, bytes: u64) -> Result<(), OutsideHostMemory> {
-        let start = self.pointer(at, bytes, 1)?;
+        let start = self.pointer(at, bytes)?;
         // SAFETY: in bounds; nobody has references to this memory.
         unsafe { start.write_bytes(0, bytes as usize) };
         Ok(())

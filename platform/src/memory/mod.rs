@@ -6,13 +6,13 @@ pub(crate) mod direct_map;
 mod frames;
 #[cfg(target_os = "none")]
 mod guest_ram;
+#[cfg(any(test, target_os = "none"))]
+mod lines;
 #[cfg(target_os = "none")]
 mod modules;
 #[cfg(target_os = "none")]
 mod shadow;
 mod split;
-#[cfg(any(test, target_os = "none"))]
-mod words;
 
 #[cfg(target_os = "none")]
 pub use frames::Frames;

@@ -209,9 +209,11 @@ pub(crate) fn cr3_switch<P: ZapPolicy>(policy: P, roots: u64) {
     let mut guest: Guest<P> = Guest::new(policy, Size::of(1, 1));
     for root in 0..roots {
         guest.mmu.set_cr3(guest.vcpu, Guest::<P>::root(root)).expect("a valid CR3");
+        guest.touch(0, 0);
         guest.enter();
     }
     let missed = guest.mmu.stats().root_miss;
+    assert_eq!(missed, roots, "every root was loaded");
     for turn in 0..COUNT {
         let cr3 = Guest::<P>::root(turn % roots);
         counted(|| guest.mmu.set_cr3(guest.vcpu, cr3)).expect("a valid CR3");
