@@ -5,7 +5,7 @@ use anchorite_addr::Gva;
 use crate::directory::Found;
 use crate::memory::Machine;
 use crate::mmu::Mmu;
-use crate::page::{Meta, Node, PageNo, State};
+use crate::page::{Meta, Node, PageNo, State, line_of};
 use crate::paging::GuestFormat;
 use crate::paging::entry::{
     FRAME, INDIRECT, LARGE, PRESENT, TABLE_FLAGS, WRITABLE, is_leaf, leaf_flags,
@@ -341,7 +341,6 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         if same_frame {
             // A right lost, or a page turned from user to supervisor.
             self.tlb_dirty |= old & WRITABLE & !spte != 0;
-            self.pool.meta_mut(node.page()).note_entry(node.entry());
             self.set_spte(node, spte);
             return true;
         }
@@ -359,7 +358,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     /// Puts an entry that is not present and not linked into `node`.
     pub(crate) fn set_marker(&mut self, node: Node, spte: u64) {
         self.drop_entry(node);
-        self.pool.meta_mut(node.page()).note_entry(node.entry());
+        self.pool.meta_mut(node.page()).lines |= line_of(node.entry());
         self.set_spte(node, spte);
     }
 }

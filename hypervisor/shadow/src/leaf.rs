@@ -139,7 +139,6 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             return None;
         }
         self.tlb_dirty |= old & WRITABLE & !spte != 0;
-        self.pool.meta_mut(node.page()).note_entry(node.entry());
         self.set_spte(node, spte);
         Some(FaultOutcome::Fixed)
     }
@@ -201,9 +200,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         self.stats.mmu_prefetched += u64::from(last.0 - node.0);
         let meta = self.pool.meta_mut(node.page());
         // Beginning with the line of `node`, whose entry was installed before.
-        let lines = (line_of(last.entry()) << 1).wrapping_sub(line_of(node.entry()));
-        meta.lines |= lines;
-        meta.copied &= !lines;
+        meta.lines |= (line_of(last.entry()) << 1).wrapping_sub(line_of(node.entry()));
         if last != node {
             meta.writes = 0;
         }

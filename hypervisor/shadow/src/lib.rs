@@ -47,8 +47,8 @@
 //!
 //! # How a machine drives it
 //! 1. Make an engine, add slots, add vCPUs.
-//! 2. [`ShadowMmu::enter`]: obey [`Entry::flush`], load [`Entry::root`] in
-//!    [`Entry::format`], run the guest with CR0.WP = 1 and EFER.NXE = 1 whatever the guest
+//! 2. [`ShadowMmu::reenter`], or where it declines [`ShadowMmu::enter`]: obey
+//!    [`Entry::flush`], load [`Entry::root`] in [`Root::format`], run the guest with CR0.WP = 1 and EFER.NXE = 1 whatever the guest
 //!    set, with the guest's own CR4.SMEP, SMAP and (long mode) PKE while guest paging is
 //!    on and without them while it is off, and with the guest's PKRU.
 //! 3. [`ShadowMmu::leave`] after every exit.

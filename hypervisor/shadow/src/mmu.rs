@@ -72,7 +72,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             directory,
             slots: Slots::default(),
             generation,
-            unsync: UnsyncList::new(config.quota).ok_or(ConfigError::OutOfMemory)?,
+            unsync: UnsyncList::default(),
             vcpus: Vec::with_capacity(usize::from(config.max_vcpus)),
             clock: Arc::new(FlushClock::new(config.max_vcpus)),
             mmio_generation: 0,

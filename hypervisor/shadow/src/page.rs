@@ -106,7 +106,7 @@ pub(crate) enum State {
     Limbo,
 }
 
-/// Metadata of one shadow page: a cache line.
+/// Metadata of one shadow page: 56 bytes, filled up to a cache line.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(align(64))]
 pub(crate) struct Meta {
@@ -119,9 +119,6 @@ pub(crate) struct Meta {
     /// Bit n: one of the entries 8n to 8n+7 may be set. A cache line a bit, so that a
     /// sparse table is cleared and scanned in a few lines rather than 512 entries.
     pub(crate) lines: u64,
-    /// Unsync leaf tables: bit n says that the entries 8n to 8n+7 were in step when their line
-    /// was copied (see `unsync.rs`), and none was installed or got a right since.
-    pub(crate) copied: u64,
     pub(crate) role: Role,
     /// First of the entries that point here, 0 for none.
     pub(crate) parents: u32,
@@ -143,15 +140,6 @@ pub(crate) struct Meta {
 }
 
 const _: () = assert!(core::mem::size_of::<Meta>() == 64);
-
-impl Meta {
-    /// Notes that `entry` is about to be installed.
-    #[inline]
-    pub(crate) fn note_entry(&mut self, entry: usize) {
-        self.lines |= line_of(entry);
-        self.copied &= !line_of(entry);
-    }
-}
 
 /// The bit of [`Meta::lines`] for `entry`.
 #[inline]

@@ -14,7 +14,6 @@ use crate::paging::{FourLevel, GuestFormat, TwoLevel};
 use crate::policy::ZapPolicy;
 use crate::role::{ALL_RIGHTS, EXEC, Role, USER, WRITE};
 use crate::slots::Range;
-use crate::unsync::{Line, Table};
 
 /// A guest leaf table, as its shadow sees it.
 #[derive(Clone, Copy)]
@@ -72,21 +71,19 @@ impl Source {
     }
 
     /// Whether that holds for each of the eight entries of the line at `line` that is not empty,
-    /// shadowing those from `place` on, which are copied. `false` says nothing.
+    /// shadowing those from `place` on. `false` says nothing.
     #[inline]
     fn is_line_in_step<F: GuestFormat, M: Machine>(
         &self,
         memory: &M,
         line: u64,
         place: u64,
-        copy: &mut Line,
     ) -> bool {
         let mut comparison = Comparison::default();
         let distance = self.range.distance;
         F::each_of_eight(memory, Hpa::new(place), |entry, gpte| {
             let spte = memory.read_entry(Hpa::new(line + entry * 8));
             comparison.add(gpte.wrapping_add(distance), spte);
-            copy[entry as usize & 7] = gpte;
         });
         comparison.is_in_step(self)
     }
@@ -140,57 +137,17 @@ impl Comparison {
 }
 
 impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
-    /// Brings the entries of one table in step as they are now, with the help of the copies that
-    /// belong to it if it is at `at` of the unsync list. Returns whether the guest is known to
-    /// have written it since: an entry is no longer what it was copied as, or granted less.
-    pub(crate) fn sync_entries(&mut self, page: PageNo, at: Option<usize>) -> bool {
-        let copies = at.and_then(|at| self.unsync.copies(at));
-        let meta = self.pool.meta(page);
-        let (role, lines) = (meta.role, meta.lines);
-        let (Some(copies), Some(host)) = (copies, self.slots.host_frame(meta.gfn)) else {
-            return self.judge_table(page, 0, None);
-        };
-        let (base, known) = (first_entry(role, host), meta.copied & lines);
-        let unchanged = if role.has_four_byte_entries() {
-            self.unchanged_lines::<TwoLevel>(base, known, copies)
-        } else {
-            self.unchanged_lines::<FourLevel>(base, known, copies)
-        };
-        // As most often: nothing was written and nothing installed.
-        lines != unchanged && self.judge_table(page, unchanged, at) | (known != unchanged)
-    }
-
-    /// Those of the `known` lines of the guest's table at `base` that hold what they were copied
-    /// as.
-    #[inline]
-    fn unchanged_lines<F: GuestFormat>(&self, base: u64, known: u64, copies: &Table) -> u64 {
-        let (mut left, mut unchanged) = (known, 0);
-        while left != 0 {
-            let number = left.trailing_zeros() as usize & 63;
-            let place = Hpa::new(base + ((number as u64 * 8) << F::ENTRY_SHIFT));
-            let mut different = 0;
-            F::each_of_eight(&self.machine, place, |entry, gpte| {
-                different |= gpte ^ copies[number][entry as usize & 7];
-            });
-            unchanged |= u64::from(different == 0) << number;
-            left &= left - 1;
-        }
-        unchanged
-    }
-
-    /// Judges each line of a table but those that are `unchanged`, and copies it where there is a
-    /// place for that. Returns whether an entry was granted less than its shadow held.
-    #[inline(never)]
-    fn judge_table(&mut self, page: PageNo, unchanged: u64, at: Option<usize>) -> bool {
+    /// Brings the entries of one table in step as they are now. Returns whether any changed.
+    pub(crate) fn sync_entries(&mut self, page: PageNo) -> bool {
         match self.source(page) {
             None => {
                 self.drop_entries(page);
                 true
             }
             Some(source) if source.role.has_four_byte_entries() => {
-                self.judge_lines::<TwoLevel>(&source, page, unchanged, at)
+                self.sync_table::<TwoLevel>(&source, page)
             }
-            Some(source) => self.judge_lines::<FourLevel>(&source, page, unchanged, at),
+            Some(source) => self.sync_table::<FourLevel>(&source, page),
         }
     }
 
@@ -235,33 +192,19 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
     }
 
     /// `F` stands for the size of an entry; all formats with 8-byte entries read alike.
-    fn judge_lines<F: GuestFormat>(
-        &mut self,
-        source: &Source,
-        page: PageNo,
-        unchanged: u64,
-        at: Option<usize>,
-    ) -> bool {
-        let (mut copied, mut changed) = (unchanged, false);
-        let mut lines = self.pool.meta(page).lines & !unchanged;
+    fn sync_table<F: GuestFormat>(&mut self, source: &Source, page: PageNo) -> bool {
+        let mut changed = false;
         let table = self.pool.table(page).as_u64();
+        let mut lines = self.pool.meta(page).lines;
         let quickly = source.range.is_sole;
-        let mut no_copy = Line::default();
         while lines != 0 {
-            let number = lines.trailing_zeros() as usize;
-            let first = number as u64 * 8;
+            let first = u64::from(lines.trailing_zeros()) * 8;
             let place = source.base + (first << F::ENTRY_SHIFT);
-            let copy = at.and_then(|at| self.unsync.line_mut(at, number));
-            let (copy, line) = (copy.unwrap_or(&mut no_copy), table + first * 8);
-            if quickly && source.is_line_in_step::<F, M>(&self.machine, line, place, copy) {
-                copied |= 1 << number;
-            } else {
+            if !quickly || !source.is_line_in_step::<F, M>(&self.machine, table + first * 8, place)
+            {
                 changed |= self.sync_line::<F>(source, page, first);
             }
             lines &= lines - 1;
-        }
-        if at.is_some() {
-            self.pool.meta_mut(page).copied = copied;
         }
         changed
     }

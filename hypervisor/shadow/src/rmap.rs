@@ -8,7 +8,7 @@ use anchorite_addr::Hpa;
 
 use crate::memory::Machine;
 use crate::mmu::Mmu;
-use crate::page::{LINKS, Link, Node, PageNo};
+use crate::page::{LINKS, Link, Node, PageNo, line_of};
 use crate::paging::entry::{DIRTY, PRESENT, WRITABLE, is_leaf};
 use crate::policy::ZapPolicy;
 
@@ -72,7 +72,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             self.set_link(next, link);
         }
         let meta = self.pool.meta_mut(node.page());
-        meta.note_entry(node.entry());
+        meta.lines |= line_of(node.entry());
         meta.writes = 0;
     }
 

@@ -4,18 +4,10 @@
 //! guest's change until the guest flushes. So CR3 loads and flushes sync whole tables,
 //! INVLPG one entry.
 //!
-//! What the guest's entries held when a line of eight was last found in step is copied. As long
-//! as they hold the same, and no shadow entry of the line was installed or got a right since, the
-//! line is in step still, for nothing else gives it more than they grant. So a flush compares eight
-//! words with eight words, and only lines that the guest wrote, or that a fault added to, are
-//! judged.
-//!
 //! A table that is brought in step may stay unsync, to be compared again at the next flush, or
 //! be tracked again, at the price of a fault at the guest's next write. Tracking is sound only
 //! if nobody writes between the last flush and our reading: with another vCPU in the guest a
 //! table always stays unsync.
-
-use alloc::vec::Vec;
 
 use anchorite_addr::{Gva, Hpa};
 
@@ -29,60 +21,24 @@ use crate::registers::PagingMode;
 
 /// Most tables that are unsync at once.
 pub(crate) const MOST_UNSYNC: usize = 64;
-/// Shadow pages for each copy of a guest's table: so copies take 16 bytes a page at most.
-const PAGES_A_COPY: u32 = 256;
-/// Lines of a table whose comparison with their copies costs as much as the exit and the fault by
-/// which the guest gets the right to write the table back.
-const LINES_A_FAULT: u32 = 20;
-/// … as judging one line anew, which each of the table's needs then.
-const LINES_A_LINE: u32 = 1;
-
-/// Eight of a guest's entries.
-pub(crate) type Line = [u64; 8];
-/// Those of a leaf table's lines that [`Meta::copied`](crate::page::Meta::copied) names; the
-/// others hold anything.
-pub(crate) type Table = [Line; LINES];
-/// Lines of a table.
-const LINES: usize = 64;
+/// Lines of a table whose comparison costs as much as the exit and the fault by which the guest
+/// gets the right to write the table back.
+const LINES_IN_VAIN: u8 = 24;
 
 /// The unsync tables of the current generation, oldest first.
 #[derive(Debug)]
 pub(crate) struct UnsyncList {
     pages: [PageNo; MOST_UNSYNC],
     len: usize,
-    /// Which of the copies is the page's, if there are so many; those after `len` are nobody's.
-    places: [u8; MOST_UNSYNC],
-    /// One after the other.
-    copies: Vec<Line>,
-    /// Copies that there is room for.
-    room: usize,
+}
+
+impl Default for UnsyncList {
+    fn default() -> Self {
+        Self { pages: [PageNo::NONE; MOST_UNSYNC], len: 0 }
+    }
 }
 
 impl UnsyncList {
-    /// An empty list with room for one copy in [`PAGES_A_COPY`] of `quota` shadow pages, and for
-    /// at most one of each table; `None` where there is no memory.
-    pub(crate) fn new(quota: u32) -> Option<Self> {
-        let room = MOST_UNSYNC.min((quota / PAGES_A_COPY) as usize);
-        let mut copies = Vec::new();
-        copies.try_reserve_exact(room * LINES).ok()?;
-        let places = core::array::from_fn(|place| place as u8);
-        Some(Self { pages: [PageNo::NONE; MOST_UNSYNC], len: 0, places, copies, room })
-    }
-
-    /// The copies that belong to the page at `at` of the list.
-    #[inline]
-    pub(crate) fn copies(&self, at: usize) -> Option<&Table> {
-        let place = usize::from(*self.places.get(at)?);
-        self.copies.get(place * LINES..)?.first_chunk()
-    }
-
-    /// The copy of line `line` of the page at `at` of the list.
-    #[inline]
-    pub(crate) fn line_mut(&mut self, at: usize, line: usize) -> Option<&mut Line> {
-        let place = usize::from(*self.places.get(at)?);
-        self.copies.get_mut(place * LINES + line)
-    }
-
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
@@ -108,10 +64,6 @@ impl UnsyncList {
             *place = page;
             self.len += 1;
         }
-        // Copies are made as the first use of each comes, in the room that was reserved.
-        if self.copies.len() < self.len.min(self.room) * LINES {
-            self.copies.resize(self.len * LINES, Line::default());
-        }
     }
 
     fn remove(&mut self, page: PageNo) {
@@ -119,8 +71,6 @@ impl UnsyncList {
             return;
         };
         self.pages.copy_within(at + 1..self.len, at);
-        // The place that becomes free goes behind those in use.
-        self.places[at..self.len].rotate_left(1);
         self.len -= 1;
     }
 }
@@ -141,7 +91,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         }
         self.untrack(page);
         let meta = self.pool.meta_mut(page);
-        (meta.unsync, meta.writes, meta.copied) = (true, 0, 0);
+        (meta.unsync, meta.writes) = (true, 0);
         self.unsync.push(page);
         self.stats.mmu_unsync += 1;
     }
@@ -170,7 +120,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             return;
         }
         for at in (0..self.unsync.len).rev() {
-            self.sync_adaptively(at);
+            self.sync_adaptively(self.unsync.pages[at]);
         }
         self.synced = true;
     }
@@ -182,7 +132,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
         if level > 1 && !self.unsync.is_empty() {
             self.sync_in_place();
         } else if self.pool.meta(page).unsync {
-            self.sync_entries(page, None);
+            self.sync_entries(page);
         }
     }
 
@@ -193,7 +143,7 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             return;
         }
         for at in 0..self.unsync.len {
-            self.sync_entries(self.unsync.pages[at], Some(at));
+            self.sync_entries(self.unsync.pages[at]);
         }
     }
 
@@ -204,24 +154,23 @@ impl<M: Machine, P: ZapPolicy, const TAG_BITS: u32> Mmu<M, P, TAG_BITS> {
             self.zap_page(page);
             return;
         }
-        self.sync_entries(page, None);
+        self.sync_entries(page);
         self.retrack(page);
     }
 
     /// Brings one table in step, and tracks it again once comparing it in vain has cost as
     /// much as the fault that lets it go again: so never more than twice the least possible
     /// is paid (a ski to rent or to buy). Only while no other vCPU is in the guest.
-    fn sync_adaptively(&mut self, at: usize) {
-        let page = self.unsync.pages[at];
+    fn sync_adaptively(&mut self, page: PageNo) {
         if self.is_unreachable(page) {
             self.zap_page(page);
             return;
         }
-        let lines = self.pool.meta(page).lines.count_ones();
-        let written = self.sync_entries(page, Some(at));
+        let lines = self.pool.meta(page).lines.count_ones() as u8;
+        let changed = self.sync_entries(page);
         let meta = self.pool.meta_mut(page);
-        meta.writes = if written { 0 } else { meta.writes.saturating_add(1 + lines as u8) };
-        if u32::from(meta.writes) > LINES_A_FAULT + LINES_A_LINE * lines {
+        meta.writes = if changed { 0 } else { meta.writes.saturating_add(1 + lines) };
+        if meta.writes > LINES_IN_VAIN {
             self.retrack(page);
         }
     }
@@ -291,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_list_keeps_its_order_and_knows_its_bound() {
-        let mut list = UnsyncList::new(0).expect("there is memory");
+        let mut list = UnsyncList::default();
         for number in 1..=MOST_UNSYNC as u32 {
             assert_eq!(list.oldest_if_full(), None);
             list.push(PageNo(number));
@@ -304,26 +253,5 @@ mod tests {
         assert_eq!(list.pages().len(), MOST_UNSYNC - 2);
         list.clear();
         assert!(list.is_empty());
-    }
-
-    #[test]
-    fn each_table_keeps_a_copy_of_its_own_while_others_come_and_go() {
-        let mut list = UnsyncList::new(3 * PAGES_A_COPY).expect("there is memory");
-        let mark = |list: &mut UnsyncList, at: usize, mark: u64| {
-            let line = list.line_mut(at, 5);
-            line.map(|line| core::mem::replace(line, [mark; 8])[7])
-        };
-        for number in 1..=4 {
-            list.push(PageNo(number));
-            let room = (number <= 3).then_some(0);
-            assert_eq!(mark(&mut list, number as usize - 1, u64::from(number)), room);
-        }
-        list.remove(PageNo(2));
-        assert_eq!(list.pages(), [PageNo(1), PageNo(3), PageNo(4)]);
-        assert_eq!([0, 1, 2].map(|at| mark(&mut list, at, 7)), [Some(1), Some(3), None]);
-        list.push(PageNo(5));
-        assert_eq!(mark(&mut list, 3, 8), Some(2), "the place that became free");
-        assert!(list.copies(2).is_none() && list.copies(9).is_none());
-        assert_eq!(list.copies(3).map(|copy| copy[5]), Some([8; 8]));
     }
 }

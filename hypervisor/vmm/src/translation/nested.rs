@@ -184,8 +184,12 @@ impl<F: NestedFormat, A: TableFrames> Nested<F, A> {
             self.tables.free(frame);
         }
         let Entry { root, flush } = core::mem::take(&mut self.owed);
-        root.into_iter().for_each(|root| vcpu.load(root));
-        flush.into_iter().for_each(|scope| vcpu.forget(scope));
+        if let Some(root) = root {
+            vcpu.load(root);
+        }
+        if let Some(scope) = flush {
+            vcpu.forget(scope);
+        }
     }
 }
 
